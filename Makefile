@@ -1,0 +1,61 @@
+# make demo: train the three methods side by side with PyTorch, under 3 minutes.   make test: everything.
+PYTHON ?= python3
+DEMO := .venv-demo
+TEST := .venv-test
+INSTALL := install --quiet --constraint constraints.txt
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: demo test lint types core adapters conformance wheel clean
+
+demo: $(DEMO)/installed
+	$(DEMO)/bin/sbp compare --backend torch --data digits
+
+test: lint types core adapters conformance
+
+lint: $(TEST)/installed
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/lint-imports
+
+types: $(TEST)/installed
+	$(TEST)/bin/mypy
+
+# every test runs against the built wheel: an editable install would also find what the wheel lacks
+wheel: $(TEST)/installed
+	rm -rf dist
+	$(TEST)/bin/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	$(TEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+
+core: wheel
+	$(TEST)/bin/pytest tests/core
+	$(TEST)/bin/pytest --doctest-modules --pyargs sbp_core
+
+adapters: wheel
+	$(TEST)/bin/pytest tests --ignore tests/core --ignore tests/conformance
+
+conformance: wheel
+	$(TEST)/bin/pytest tests/conformance
+
+$(DEMO)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip $(INSTALL) ".[torch,lab]"
+	touch $@
+
+$(TEST)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/pip $(INSTALL) ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(DEMO) $(TEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+
+# the peers conflict with what we test with: an environment of their own
+PEERS := .venv-peers
+.PHONY: peers
+peers: $(PEERS)/installed
+	PYTHONPATH=. $(PEERS)/bin/python conformance/peers --out docs/peers.md
+
+$(PEERS)/installed: conformance/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet array-api-compat --requirement $<
+	touch $@
