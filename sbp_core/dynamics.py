@@ -1,0 +1,92 @@
+"""One step of the canonical neuron, the only place where its equations are executed.
+
+It uses nothing but arithmetic operators, so the arrays of any framework pass through it; the caller supplies the spike
+(with its framework's surrogate gradient) and the function that detaches from the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sbp_core.specs.neurons import LIFSpec, LIFState
+
+Function = Callable[[Any], Any]
+
+
+def step(
+    spec: LIFSpec,
+    state: LIFState,
+    x: Any,
+    *,
+    spike: Function,
+    detach: Function,
+    decay: Any = None,
+) -> tuple[Any, LIFState]:
+    """Advance the neuron by one time step (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
+
+    Args:
+        spec: the neuron.
+        state: its state before the step, arrays of the shape and dtype of ``x``.
+        x: the input of this step, shape ``(batch, ...)``.
+        spike: maps ``u - threshold`` to spikes of the same dtype; its gradient is the surrogate's.
+        detach: returns its argument, outside the gradient.
+        decay: a learnt decay that takes the place of ``spec.decay``; a scalar, or an array that broadcasts to ``x``.
+
+    Returns:
+        The output (spikes, or the potential of a read-out) and the new state.
+    """
+    kept = spec.decay if decay is None else decay
+    potential, current = state.potential, x
+    if spec.synaptic_decay is not None:
+        current = spec.synaptic_decay * state.current + x
+
+    earlier = None
+    if spec.output == "spikes" and not spec.stores_spikes and (spec.output_delay or _resets_next(spec)):
+        earlier = spike(potential - spec.threshold)
+
+    pending = None
+    if earlier is not None and _resets_next(spec):
+        pending = detach(earlier) if spec.detach_reset else earlier
+        if spec.reset == "hard":
+            potential = _hard_reset(spec, potential, pending)
+
+    before = _leak(spec, potential, kept) + _gain(spec, current, kept)
+    if pending is not None and spec.reset == "soft":
+        before = before - spec.threshold * pending
+
+    stored_current = current if spec.synaptic_decay is not None else None
+    if spec.output == "potential":
+        return before, LIFState(before, stored_current)
+    if earlier is not None and spec.output_delay:
+        return earlier, LIFState(before, stored_current)
+
+    spikes = spike(before - spec.threshold)
+    after = before
+    if spec.reset_timing == "now" and spec.reset != "none":
+        erasing = detach(spikes) if spec.detach_reset else spikes
+        after = _hard_reset(spec, before, erasing) if spec.reset == "hard" else before - spec.threshold * erasing
+    if spec.stores_spikes:
+        return state.spikes, LIFState(after, stored_current, spikes)
+    return spikes, LIFState(after, stored_current)
+
+
+def _resets_next(spec: LIFSpec) -> bool:
+    return spec.reset_timing == "next" and spec.reset != "none"
+
+
+def _hard_reset(spec: LIFSpec, potential: Any, spikes: Any) -> Any:
+    kept = potential * (1.0 - spikes)
+    return kept if spec.reset_value == 0.0 else kept + spec.reset_value * spikes
+
+
+def _leak(spec: LIFSpec, potential: Any, decay: Any) -> Any:
+    if spec.rest == 0.0:
+        return decay * potential
+    return spec.rest + decay * (potential - spec.rest)
+
+
+def _gain(spec: LIFSpec, current: Any, decay: Any) -> Any:
+    if spec.input_gain == "complement":
+        return (1.0 - decay) * current
+    return current if spec.input_gain == 1.0 else spec.input_gain * current

@@ -1,0 +1,214 @@
+"""The canonical neuron over time: ``forward`` in any array namespace, ``adjoint`` derived by hand in float64 NumPy.
+
+``forward`` runs :func:`sbp_core.dynamics.step`, as every adapter does. ``adjoint`` states the recursion a second time,
+in its own way, so that an error in one of them shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbp_core import dynamics
+from sbp_core.inputs import check_input, check_state
+from sbp_core.namespace import array_namespace
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_core.specs.surrogates import LeakyRectangle, Rectangle
+
+Float64 = NDArray[np.float64]
+StepFunction = Callable[[Float64], Float64]
+
+
+class Adjoint(NamedTuple):
+    """The adjoint's result: the forward values, and the gradient of each thing that went in."""
+
+    output: Float64
+    state: LIFState
+    grad_input: Float64
+    grad_state: LIFState
+    grad_decay: float
+
+
+def initial_state(spec: LIFSpec, like: Any) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential at rest, no current, no spikes.
+
+    Args:
+        spec: the neuron.
+        like: one step of its input, shape ``(batch, ...)``.
+    """
+    xp = array_namespace(like)
+    zero = xp.zeros_like(like)
+    return LIFState(
+        potential=zero + spec.rest,
+        current=zero if spec.synaptic_decay is not None else None,
+        spikes=zero if spec.stores_spikes else None,
+    )
+
+
+def forward(
+    spec: LIFSpec, x: Any, state: LIFState | None = None, *, decay: float | None = None
+) -> tuple[Any, LIFState]:
+    """Run the neuron over ``x``, shape ``(time, batch, ...)``, in the array namespace and dtype of ``x``.
+
+    Args:
+        spec: the neuron (equations: :class:`~sbp_core.LIFSpec`).
+        x: its input.
+        state: where it starts; None for afresh.
+        decay: takes the place of ``spec.decay``.
+
+    Returns:
+        The output, of the shape of ``x``, and the last state.
+
+    Raises:
+        ValueError: a wrong shape, no time step, or a state that does not fit.
+        TypeError: integers, or a state of another dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> spikes, state = forward(LIFSpec(), np.array([[0.75], [0.75], [0.75]]))
+        >>> spikes.ravel().tolist(), state.potential.tolist()
+        ([0.0, 1.0, 0.0], [0.75])
+    """
+    xp = array_namespace(x)
+    check_input(x.shape, str(x.dtype))
+    if state is None:
+        state = initial_state(spec, x[0, ...])
+    else:
+        check_state(spec, state, x.shape[1:], str(x.dtype))
+
+    def spike(u: Any) -> Any:
+        return xp.astype(u >= 0 if spec.inclusive else u > 0, u.dtype)
+
+    outputs = []
+    for t in range(x.shape[0]):
+        output, state = dynamics.step(spec, state, x[t, ...], spike=spike, detach=lambda value: value, decay=decay)
+        outputs.append(output)
+    return xp.stack(outputs), state
+
+
+def adjoint(
+    spec: LIFSpec,
+    x: Float64,
+    state: LIFState | None,
+    output_cotangent: Float64,
+    state_cotangent: LIFState,
+    *,
+    decay: float | None = None,
+    step_function: StepFunction | None = None,
+) -> Adjoint:
+    """Return the gradients of ``sum(output * output_cotangent) + sum(state * state_cotangent)``, derived by hand.
+
+    Backward through Eq. 4 of Guo et al. 2024, extended to the whole family; the step's derivative is the surrogate.
+
+    Args:
+        spec: the neuron.
+        x: its input, shape ``(time, batch, ...)``, float64.
+        state: where it starts; None for afresh.
+        output_cotangent: shape of ``x``.
+        state_cotangent: a part for each part of the state.
+        decay: takes the place of ``spec.decay``.
+        step_function: stands in for the Heaviside step; the smooth twin, ``spec.surrogate.antiderivative``, makes these
+            the true gradients, which finite differences can check.
+    """
+    heaviside = step_function or (lambda u: (u >= 0 if spec.inclusive else u > 0).astype(np.float64))
+    kept = spec.decay if decay is None else decay
+    gain = 1.0 - kept if spec.input_gain == "complement" else spec.input_gain
+    threshold, low = spec.threshold, spec.reset_value
+    hard, soft = spec.reset == "hard", spec.reset == "soft"
+    now, later = spec.reset_timing == "now", spec.reset_timing == "next"
+    fires = spec.output == "spikes"
+    state = initial_state(spec, x[0]) if state is None else state
+
+    # forward, keeping every potential before (H) and after (V) its reset
+    V, current, spikes = state.potential, state.current, state.spikes
+    tape = []
+    outputs = []
+    for c in x:
+        current = c if spec.synaptic_decay is None else spec.synaptic_decay * current + c
+        R = heaviside(V - threshold)
+        resting = V + R * (low - V) if hard and later else V
+        H = spec.rest + kept * (resting - spec.rest) + gain * current
+        if soft and later:
+            H = H - threshold * R
+        S = heaviside(H - threshold)
+        tape.append((V, resting, R, current, H, S))
+        outputs.append(H if not fires else spikes if spec.stores_spikes else R if spec.output_delay else S)
+        V = H
+        if now and hard:
+            V = H + S * (low - H)
+        elif now and soft:
+            V = H - threshold * S
+        spikes = S
+    final = LIFState(V, current if spec.synaptic_decay is not None else None, spikes if spec.stores_spikes else None)
+
+    # backward: aX is the adjoint of X
+    aV = state_cotangent.potential
+    aI = state_cotangent.current if spec.synaptic_decay is not None else np.zeros_like(x[0])
+    aP = state_cotangent.spikes if spec.stores_spikes else np.zeros_like(x[0])
+    a_decay = 0.0
+    grad_input = np.zeros_like(x)
+    for t in reversed(range(len(x))):
+        V, resting, R, current, H, S = tape[t]
+        given = output_cotangent[t]
+        aS = np.zeros_like(H)
+        aR = np.zeros_like(H)
+        aH = aV
+        if not fires:
+            aH = aH + given
+        elif spec.stores_spikes:
+            aS, aP = aS + aP, given
+        elif spec.output_delay:
+            aR = aR + given
+        else:
+            aS = aS + given
+        if now and hard:
+            aH = aH * (1.0 - S)
+            aS = aS if spec.detach_reset else aS + aV * (low - H)
+        elif now and soft and not spec.detach_reset:
+            aS = aS - threshold * aV
+        aH = aH + aS * spec.surrogate.derivative(H - threshold, np)
+
+        a_decay += float(np.sum(aH * (resting - spec.rest)))
+        if spec.input_gain == "complement":
+            a_decay -= float(np.sum(aH * current))
+        aI = aI + gain * aH
+        grad_input[t] = aI
+        aI = spec.synaptic_decay * aI if spec.synaptic_decay is not None else np.zeros_like(aI)
+
+        aV = kept * aH
+        if soft and later and not spec.detach_reset:
+            aR = aR - threshold * aH
+        elif hard and later:
+            aR = aR if spec.detach_reset else aR + aV * (low - V)
+            aV = aV * (1.0 - R)
+        aV = aV + aR * spec.surrogate.derivative(V - threshold, np)
+
+    grad_state = LIFState(aV, aI if spec.synaptic_decay is not None else None, aP if spec.stores_spikes else None)
+    return Adjoint(np.stack(outputs), final, grad_input, grad_state, a_decay)
+
+
+def margin(spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: float | None = None) -> float:
+    """Return how far a run stays from every jump: from the threshold, and from a rectangle's edges.
+
+    Within rounding of a jump two correct implementations may differ; random cases keep this above a guard band.
+    """
+    if spec.output == "potential":
+        return math.inf
+    jumps = [0.0]
+    if isinstance(spec.surrogate, Rectangle | LeakyRectangle):
+        jumps += [-spec.surrogate.width / 2, spec.surrogate.width / 2]
+    least = math.inf
+    state = initial_state(spec, x[0]) if state is None else state
+
+    def spike(u: Float64) -> Float64:
+        nonlocal least
+        least = min([least, *(float(np.min(np.abs(u - jump), initial=math.inf)) for jump in jumps)])
+        return (u >= 0 if spec.inclusive else u > 0).astype(np.float64)
+
+    for c in x:
+        _, state = dynamics.step(spec, state, c, spike=spike, detach=lambda value: value, decay=decay)
+    return least

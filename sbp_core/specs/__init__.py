@@ -1,0 +1,1 @@
+"""The specs: neurons, surrogates, schedules, shortcuts and networks as frozen, validated descriptions."""

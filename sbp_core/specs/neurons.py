@@ -1,0 +1,137 @@
+"""One neuron family: leaky, non-leaky, current-based, parametric and read-out neurons are fields of one spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Self
+
+from sbp_core import validation
+from sbp_core.specs.base import Spec
+from sbp_core.specs.surrogates import Rectangle, Surrogate, as_surrogate
+
+
+class LIFState(NamedTuple):
+    """What a neuron remembers from one step to the next; each array has the shape of one step's input.
+
+    ``current`` is None unless the spec has a ``synaptic_decay``; ``spikes`` is None unless the output is delayed past a
+    reset that has already erased it (``spec.stores_spikes``).
+    """
+
+    potential: Any
+    current: Any = None
+    spikes: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LIFSpec(Spec):
+    r"""The canonical neuron. With ``G`` the step function, ``V`` the stored potential and ``x = c[t]`` the input.
+
+    .. code-block:: text
+
+        I[t] = synaptic_decay * I[t-1] + x[t]                (I = x where synaptic_decay is None)
+        H[t] = rest + decay * (V[t-1] - rest) + gain * I[t]  (the paper's u_pre)
+        S[t] = G(H[t] - threshold)
+        reset now:   hard V = (1 - S) * H + S * reset_value;  soft V = H - threshold * S;  none V = H
+        reset next:  V = H, and the reset uses R[t] = G(V[t-1] - threshold) at the start of the next step:
+                     hard, V[t-1] is replaced before it decays; soft, H is lowered by threshold * R after
+
+    The defaults are the neuron of Guo et al. 2024, Eq. 1-3: ``decay`` is its tau, a hard reset to 0, strictly greater.
+
+    Attributes:
+        decay: factor on the potential per step, in [0, 1]; 1 is the non-leaky integrate-and-fire neuron.
+        learn_decay: a layer learns ``w`` with ``decay = sigmoid(w)``, starting from ``decay`` (PLIF).
+        input_gain: factor on the input, or "complement" for ``1 - decay``.
+        synaptic_decay: factor on the synaptic current per step, in [0, 1]; None for no synapse.
+        threshold: potential at which it fires, finite.
+        inclusive: fire at ``H >= threshold`` instead of ``H > threshold``.
+        rest: potential that it decays to, and starts from.
+        reset: "hard", "soft" or "none".
+        reset_value: potential after a hard reset.
+        reset_timing: "now", or "next" step.
+        output_delay: 0, or 1 to emit each spike one step later.
+        detach_reset: keep the gradient out of the reset.
+        output: "spikes", or "potential" for a read-out that never fires.
+        surrogate: a surrogate, or the name of a family.
+
+    Raises:
+        ValueError: a field out of range, or fields that contradict each other.
+        TypeError: a field of the wrong type.
+
+    Example:
+        >>> LIFSpec(decay=0.5, surrogate="triangle").surrogate
+        Triangle(height=1.0, width=1.0)
+        >>> LIFSpec(decay=1.5)
+        Traceback (most recent call last):
+        ...
+        ValueError: decay must lie in [0, 1], got 1.5
+    """
+
+    kind: ClassVar[str] = "lif"
+    decay: float = 0.5
+    learn_decay: bool = False
+    input_gain: float | Literal["complement"] = 1.0
+    synaptic_decay: float | None = None
+    threshold: float = 1.0
+    inclusive: bool = False
+    rest: float = 0.0
+    reset: Literal["hard", "soft", "none"] = "hard"
+    reset_value: float = 0.0
+    reset_timing: Literal["now", "next"] = "now"
+    output_delay: Literal[0, 1] = 0
+    detach_reset: bool = False
+    output: Literal["spikes", "potential"] = "spikes"
+    surrogate: Surrogate = Rectangle()
+
+    def __post_init__(self) -> None:
+        self._set("decay", validation.within("decay", self.decay, 0.0, 1.0))
+        if self.input_gain != "complement":
+            if isinstance(self.input_gain, str):
+                raise ValueError(f"input_gain must be a number or 'complement', got {self.input_gain!r}")
+            self._set("input_gain", validation.finite("input_gain", self.input_gain))
+        if self.synaptic_decay is not None:
+            self._set("synaptic_decay", validation.within("synaptic_decay", self.synaptic_decay, 0.0, 1.0))
+        for name in ("threshold", "rest", "reset_value"):
+            self._set(name, validation.finite(name, getattr(self, name)))
+        for name in ("learn_decay", "inclusive", "detach_reset"):
+            validation.flag(name, getattr(self, name))
+        validation.choice("reset", self.reset, ("hard", "soft", "none"))
+        validation.choice("reset_timing", self.reset_timing, ("now", "next"))
+        validation.choice("output", self.output, ("spikes", "potential"))
+        if validation.count("output_delay", self.output_delay, 0) > 1:
+            raise ValueError(f"output_delay must be 0 or 1, got {self.output_delay!r}")
+        self._set("surrogate", as_surrogate(self.surrogate))
+        if self.learn_decay and not 0.0 < self.decay < 1.0:
+            raise ValueError(f"decay must lie strictly between 0 and 1 where learn_decay is set, got {self.decay!r}")
+        if self.output == "potential" and (self.reset != "none" or self.output_delay):
+            raise ValueError("output 'potential' never fires: it needs reset='none' and output_delay=0")
+
+    @classmethod
+    def integrate_and_fire(cls, **fields: Any) -> Self:
+        """Return the integrate-and-fire neuron: ``decay`` is 1 (Guo et al. 2024, Eq. 1 with tau = 1)."""
+        return cls(**({"decay": 1.0} | fields))
+
+    @classmethod
+    def leaky_integrator(cls, **fields: Any) -> Self:
+        """Return a read-out that never fires and gives its potential."""
+        return cls(**({"output": "potential", "reset": "none"} | fields))
+
+    @classmethod
+    def parametric(cls, **fields: Any) -> Self:
+        """Return a LIF neuron that learns its decay, ``sigmoid(w)``, one ``w`` a layer (PLIF)."""
+        return cls(**({"learn_decay": True} | fields))
+
+    @classmethod
+    def current_based(cls, **fields: Any) -> Self:
+        """Return a LIF neuron whose input passes a synapse that decays by half each step, unless told otherwise."""
+        return cls(**({"synaptic_decay": 0.5} | fields))
+
+    @property
+    def state_parts(self) -> tuple[str, ...]:
+        """Names of the parts of a :class:`LIFState` that this neuron has, in order."""
+        present = (True, self.synaptic_decay is not None, self.stores_spikes)
+        return tuple(name for name, has in zip(LIFState._fields, present, strict=True) if has)
+
+    @property
+    def stores_spikes(self) -> bool:
+        """Whether the state must hold the last spikes: they are emitted later, and the reset has erased their trace."""
+        return self.output_delay == 1 and self.reset != "none" and self.reset_timing == "now"

@@ -1,0 +1,213 @@
+"""Coefficient schedules: plain callables of the iteration, ``coefficient = schedule(i)``.
+
+The k-th training step, k = 1..I, uses ``schedule(k)`` (Guo et al. 2024, Algorithm 1). A step may be a Python number or
+an array of any framework, traced or not; it is clamped to ``[0, total_steps]``.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from sbp_core import validation
+from sbp_core.namespace import array_namespace, as_float
+from sbp_core.specs.base import Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Spec):
+    """Base of the schedules.
+
+    Attributes:
+        total_steps: iterations of the whole training, ``I``; None until a trainer that counts them fills it in.
+        per: "iteration", or "epoch" to move once an epoch: all of epoch e's steps use the value of its last one.
+        steps_per_epoch: iterations of an epoch, for ``per="epoch"``; None until it is filled in.
+
+    Raises:
+        ValueError: a field out of range.
+        TypeError: a field of the wrong type.
+    """
+
+    kind: ClassVar[str] = "schedule"
+    total_steps: int | None = None
+    per: Literal["iteration", "epoch"] = "iteration"
+    steps_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.total_steps is not None:
+            self._set("total_steps", validation.count("total_steps", self.total_steps))
+        validation.choice("per", self.per, ("iteration", "epoch"))
+        if self.steps_per_epoch is not None:
+            self._set("steps_per_epoch", validation.count("steps_per_epoch", self.steps_per_epoch))
+
+    def resolve(self, *, total_steps: int, steps_per_epoch: int | None = None) -> Self:
+        """Return the schedule with whatever it left open filled in; what it states itself stays."""
+        return self.replace(
+            total_steps=self.total_steps if self.total_steps is not None else total_steps,
+            steps_per_epoch=self.steps_per_epoch if self.steps_per_epoch is not None else steps_per_epoch,
+        )
+
+    def __call__(self, step: Any) -> Any:
+        """Return the coefficient of training step ``step``, a number or an array like it (integers become float32).
+
+        Raises:
+            ValueError: ``total_steps`` (or, per epoch, ``steps_per_epoch``) is still None.
+            TypeError: ``step`` is neither a number nor an array.
+        """
+        if self.total_steps is None:
+            raise ValueError(f"total_steps of {self!r} is not set; pass it, or let a trainer call resolve()")
+        xp: Any = math if isinstance(step, int | float) else array_namespace(step)
+        position = as_float(step)
+        if self.per == "epoch":
+            if self.steps_per_epoch is None:
+                raise ValueError(f"steps_per_epoch of {self!r} is not set, and per='epoch' needs it")
+            position = as_float(xp.ceil(position / self.steps_per_epoch)) * self.steps_per_epoch
+        return self._value(_clamp(position, self.total_steps) / self.total_steps, xp)
+
+    @abstractmethod
+    def _value(self, progress: Any, xp: Any) -> Any:
+        """Return the coefficient at ``progress`` in [0, 1]."""
+
+
+def _clamp(value: Any, high: int) -> Any:
+    if isinstance(value, float):
+        return min(max(value, 0.0), float(high))
+    xp = array_namespace(value)
+    value = xp.where(value < 0, xp.zeros_like(value), value)
+    return xp.where(value > high, xp.zeros_like(value) + high, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """A coefficient that stays: ``lambda(i) = value``. 1 is the paper's plain shortcut, 0 is vanilla training.
+
+    Raises:
+        ValueError: a value that is not finite.
+
+    Example:
+        >>> Constant(value=1.0)(17)
+        1.0
+    """
+
+    kind: ClassVar[str] = "constant"
+    value: float = 1.0
+    total_steps: int | None = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("value", validation.finite("value", self.value))
+
+    def _value(self, progress: Any, xp: Any) -> Any:
+        return progress * 0.0 + self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evolutionary(Schedule):
+    """The paper's evolutionary coefficient: ``lambda(i) = initial * (1 - i / I)`` (Guo et al. 2024, Eq. 10).
+
+    Raises:
+        ValueError: a field out of range.
+
+    Example:
+        >>> coefficient = Evolutionary(initial=0.25, total_steps=1000)
+        >>> coefficient(0), coefficient(500), coefficient(1000), coefficient(2000)
+        (0.25, 0.125, 0.0, 0.0)
+    """
+
+    kind: ClassVar[str] = "evolutionary"
+    initial: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("initial", validation.finite("initial", self.initial))
+
+    def _value(self, progress: Any, xp: Any) -> Any:
+        return self.initial * (1.0 - progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Half a cosine: ``lambda(i) = final + (initial - final) * (1 + cos(pi i / I)) / 2``.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    kind: ClassVar[str] = "cosine"
+    initial: float = 0.25
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("initial", validation.finite("initial", self.initial))
+        self._set("final", validation.finite("final", self.final))
+
+    def _value(self, progress: Any, xp: Any) -> Any:
+        return self.final + (self.initial - self.final) * 0.5 * (1.0 + xp.cos(progress * math.pi))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exponential(Schedule):
+    """Exponential decay: ``lambda(i) = initial * ratio^(i / I)``; ``ratio`` is what is left at the end.
+
+    Raises:
+        ValueError: a field out of range.
+    """
+
+    kind: ClassVar[str] = "exponential_schedule"
+    initial: float = 0.25
+    ratio: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("initial", validation.finite("initial", self.initial))
+        self._set("ratio", validation.positive("ratio", self.ratio))
+
+    def _value(self, progress: Any, xp: Any) -> Any:
+        return self.initial * xp.exp(progress * math.log(self.ratio))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Schedule):
+    """Steps: ``lambda(i) = initial * factor^n``, with n the number of ``milestones`` that ``i`` has passed.
+
+    Attributes:
+        initial: the coefficient before the first milestone.
+        factor: what each milestone multiplies it by.
+        milestones: fractions of the training in (0, 1), increasing; the value changes at ``i > milestone * I``.
+
+    Raises:
+        ValueError: a field out of range.
+
+    Example:
+        >>> coefficient = Step(initial=0.4, factor=0.5, milestones=(0.5,), total_steps=10)
+        >>> coefficient(5), coefficient(6)
+        (0.4, 0.2)
+    """
+
+    kind: ClassVar[str] = "step"
+    initial: float = 0.25
+    factor: float = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("initial", validation.finite("initial", self.initial))
+        self._set("factor", validation.finite("factor", self.factor))
+        self._set("milestones", tuple(validation.within("milestones", m, 0.0, 1.0) for m in self.milestones))
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must increase, got {self.milestones!r}")
+
+    def _value(self, progress: Any, xp: Any) -> Any:
+        value = progress * 0.0 + self.initial
+        for milestone in self.milestones:
+            value = _select(progress > milestone, value * self.factor, value, xp)
+        return value
+
+
+def _select(condition: Any, chosen: Any, other: Any, xp: Any) -> Any:
+    if isinstance(condition, bool):
+        return chosen if condition else other
+    return xp.where(condition, chosen, other)

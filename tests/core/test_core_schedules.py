@@ -1,0 +1,102 @@
+"""Schedules: the paper's values at the paper's steps, whatever kind of number the step is."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Step
+from sbp_core.reference import backend
+
+TOTAL = 40
+FORMULAS = {
+    "constant": (Constant(value=0.7, total_steps=TOTAL), lambda p: 0.7),
+    "evolutionary": (Evolutionary(initial=0.25, total_steps=TOTAL), lambda p: 0.25 * (1 - p)),
+    "cosine": (Cosine(initial=0.5, final=0.1, total_steps=TOTAL), lambda p: 0.1 + 0.2 * (1 + math.cos(math.pi * p))),
+    "exponential": (ExponentialSchedule(initial=2.0, ratio=0.01, total_steps=TOTAL), lambda p: 2.0 * 0.01**p),
+    "step": (
+        Step(initial=1.0, factor=0.5, milestones=(0.25, 0.5), total_steps=TOTAL),
+        lambda p: 1.0 if p <= 0.25 else 0.5 if p <= 0.5 else 0.25,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("step", [0, 1, 10, 11, 20, 21, 39, 40])
+def test_each_schedule_follows_its_formula(name, step):
+    schedule, formula = FORMULAS[name]
+    assert schedule(step) == pytest.approx(formula(step / TOTAL), rel=1e-14)
+
+
+def test_the_first_and_last_training_steps_are_those_of_algorithm_1():
+    coefficient = Evolutionary(initial=0.25, total_steps=1000)
+    assert coefficient(1) == 0.25 * (1 - 1 / 1000)
+    assert coefficient(1000) == 0.0
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_step_outside_the_training_is_clamped(name):
+    schedule, _ = FORMULAS[name]
+    assert schedule(TOTAL + 100) == schedule(TOTAL)
+    assert schedule(-5) == schedule(0)
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("dtype", ["int32", "int64", "float32", "float64"])
+def test_an_array_step_gives_the_value_of_the_number(name, dtype):
+    schedule, _ = FORMULAS[name]
+    steps = np.array([0, 3, 10, 11, 25, 40, 90], dtype)
+    values = schedule(steps)
+    assert values.dtype == ("float64" if dtype == "float64" else "float32")
+    exact = dtype == "float64"
+    np.testing.assert_allclose(values, [schedule(int(s)) for s in steps], rtol=1e-14 if exact else 3e-6, atol=1e-8)
+
+
+def test_per_epoch_moves_once_an_epoch_and_ends_like_per_iteration():
+    schedule = Evolutionary(initial=1.0, total_steps=12, per="epoch", steps_per_epoch=4)
+    assert [schedule(k) for k in range(1, 13)] == pytest.approx([2 / 3] * 4 + [1 / 3] * 4 + [0.0] * 4)
+    assert schedule(0) == 1.0
+    np.testing.assert_allclose(schedule(np.arange(1.0, 13.0)), [schedule(k) for k in range(1, 13)], rtol=1e-15)
+
+
+def test_open_fields_are_filled_in_and_stated_ones_stay():
+    assert Evolutionary().resolve(total_steps=9).total_steps == 9
+    assert Evolutionary(total_steps=5).resolve(total_steps=9, steps_per_epoch=3).total_steps == 5
+    assert Evolutionary(per="epoch").resolve(total_steps=9, steps_per_epoch=3).steps_per_epoch == 3
+
+
+def test_an_unresolved_schedule_says_what_is_missing():
+    with pytest.raises(ValueError, match="total_steps"):
+        Evolutionary()(1)
+    with pytest.raises(ValueError, match="steps_per_epoch"):
+        Evolutionary(total_steps=4, per="epoch")(1)
+
+
+@pytest.mark.parametrize("total", [0, -3])
+def test_total_steps_of_zero_or_less_are_refused(total):
+    with pytest.raises(ValueError, match=f"total_steps must be at least 1, got {total}"):
+        Evolutionary(total_steps=total)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Evolutionary(initial=math.nan), "initial must be finite"),
+        (lambda: ExponentialSchedule(ratio=0.0), "ratio must be greater than 0"),
+        (lambda: Step(milestones=(0.5, 0.25)), "milestones must increase"),
+        (lambda: Step(milestones=(1.5,)), r"milestones must lie in \[0, 1\]"),
+        (lambda: Cosine(per="batch"), "per must be one of"),
+    ],
+)
+def test_a_schedule_out_of_range_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_step_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="expected an array or a number, got str"):
+        Evolutionary(total_steps=3)("one")
+
+
+def test_the_reference_backend_reads_a_schedule_at_python_numbers():
+    assert backend.make_backend().schedule(Evolutionary(total_steps=4), 1, mode="eager") == 0.1875
