@@ -1,0 +1,34 @@
+"""The levels, each usable alone.
+
+To add one: a module with a :class:`Case` of its own and a function that returns its cases, and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+from sbp_conformance.levels import loss, neuron_cases, schedule, surrogate
+from sbp_conformance.levels.base import Case, Tolerance
+
+LEVELS: dict[str, Callable[[], tuple[Case, ...]]] = {
+    "surrogate": surrogate.cases,
+    "neuron": neuron_cases.cases,
+    "loss": loss.cases,
+    "schedule": schedule.cases,
+}
+
+
+@cache
+def cases_of(level: str) -> tuple[Case, ...]:
+    """Return the cases of a level.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(map(repr, LEVELS))}; got {level!r}")
+    return LEVELS[level]()
+
+
+__all__ = ["LEVELS", "Case", "Tolerance", "cases_of"]
