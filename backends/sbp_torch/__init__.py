@@ -1,0 +1,42 @@
+"""sbp for PyTorch: spiking neurons, networks and shortcut training as ordinary modules and functions.
+
+Time is the leading axis, ``(time, batch, ...)``; images are channels first.
+"""
+
+try:
+    import torch as torch
+except ModuleNotFoundError as error:
+    from sbp_core.registry import missing_framework
+
+    if error.name != "torch":
+        raise
+    raise missing_framework("PyTorch", "torch", error) from error
+
+from sbp_core.composition import ShortcutOutput
+from sbp_torch.coefficient import CoefficientScheduler
+from sbp_torch.functional import initial_state, lif, spike
+from sbp_torch.losses import ShortcutLoss
+from sbp_torch.networks import ResNet, resnet18, resnet34
+from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_torch.shortcut import Shortcut
+from sbp_torch.weights import export_weights, import_weights
+
+__all__ = [
+    "IF",
+    "LIF",
+    "PLIF",
+    "CoefficientScheduler",
+    "CurrentLIF",
+    "LeakyIntegrator",
+    "ResNet",
+    "Shortcut",
+    "ShortcutLoss",
+    "ShortcutOutput",
+    "export_weights",
+    "import_weights",
+    "initial_state",
+    "lif",
+    "resnet18",
+    "resnet34",
+    "spike",
+]

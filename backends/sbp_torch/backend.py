@@ -1,0 +1,143 @@
+"""PyTorch under the contract of the conformance suite: NumPy in and out, the public functions in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_core.specs.schedules import Schedule
+from sbp_core.specs.surrogates import Surrogate
+from sbp_torch.functional import lif, spike
+from sbp_torch.losses import ShortcutLoss
+
+
+class TorchBackend:
+    """Eager, or one full graph of torch.compile."""
+
+    name: str = "torch"
+    versions: Mapping[str, str] = {"torch": torch.__version__}
+    modes: Sequence[Mode] = ("eager", "compiled")
+    dtypes: Sequence[str] = ("float64", "float32", "bfloat16", "float16")
+
+    def spike(
+        self, x: Array, surrogate: Surrogate, cotangent: Array, *, inclusive: bool, dtype: str, mode: Mode
+    ) -> SpikeResult:
+        """Fire where ``x > 0`` (``>=`` if inclusive) and differentiate with the surrogate."""
+        given = _tensor(x, dtype).requires_grad_()
+        spikes = _run(lambda x: spike(x, surrogate, inclusive=inclusive), mode)(given)
+        (gradient,) = _gradients([spikes], [given], [_tensor(cotangent, dtype)])
+        return SpikeResult(_array(spikes), _array(gradient), _name(spikes))
+
+    def neuron(
+        self,
+        spec: LIFSpec,
+        x: Array,
+        state: LIFState | None,
+        output_cotangent: Array,
+        state_cotangent: LIFState,
+        *,
+        decay_logit: float | None,
+        dtype: str,
+        mode: Mode,
+    ) -> NeuronResult:
+        """Run ``spec`` over ``x`` from ``state`` and differentiate."""
+        given = _tensor(x, dtype).requires_grad_()
+        start = None if state is None else _each(state, lambda part: _tensor(part, dtype).requires_grad_())
+        logit = None if decay_logit is None else _tensor(np.asarray(decay_logit), dtype).requires_grad_()
+
+        def run(x: Tensor, state: LIFState | None, logit: Tensor | None) -> tuple[Tensor, LIFState]:
+            return lif(x, spec, state, decay=None if logit is None else torch.sigmoid(logit))
+
+        output, final = _run(run, mode)(given, start, logit)
+        parts = {} if start is None else {name: part for name, part in start._asdict().items() if part is not None}
+        inputs = [given, *parts.values(), *([] if logit is None else [logit])]
+        weights = _each(state_cotangent, lambda part: _tensor(part, dtype))
+        pairs = [(part, weight) for part, weight in zip(final, weights, strict=True) if part is not None]
+        gradients = _gradients(
+            [output, *(part for part, _ in pairs)],
+            inputs,
+            [_tensor(output_cotangent, dtype), *(weight for _, weight in pairs)],
+        )
+        grad_parts = dict(zip(parts, map(_array, gradients[1 : 1 + len(parts)]), strict=True))
+        return NeuronResult(
+            _array(output),
+            _each(final, _array),
+            _array(gradients[0]),
+            LIFState(grad_parts.pop("potential", None), **grad_parts),
+            None if logit is None else float(gradients[-1]),
+            _name(output),
+        )
+
+    def loss(
+        self,
+        main: Array,
+        branches: Sequence[Array],
+        labels: Array,
+        coefficient: float,
+        *,
+        combine: Combine,
+        dtype: str,
+        mode: Mode,
+    ) -> LossResult:
+        """Compose main and branch logits into a mean cross-entropy and differentiate."""
+        logits = [_tensor(array, dtype).requires_grad_() for array in (main, *branches)]
+        compose = ShortcutLoss(combine)
+
+        def run(logits: list[Tensor], labels: Tensor, coefficient: Tensor) -> Tensor:
+            loss: Tensor = compose(ShortcutOutput(logits[0], tuple(logits[1:])), labels, coefficient)
+            return loss
+
+        value = _run(run, mode)(logits, torch.tensor(labels), _tensor(np.asarray(coefficient), dtype))
+        gradients = [_array(gradient) for gradient in _gradients([value], logits, [torch.ones_like(value)])]
+        return LossResult(float(value), gradients[0], tuple(gradients[1:]), _name(value))
+
+    def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
+        """Return the coefficient at ``step``."""
+        return float(_run(lambda step: schedule(step), mode)(torch.tensor(step)))
+
+
+def make_backend() -> TorchBackend:
+    """Return the backend."""
+    return TorchBackend()
+
+
+def _run(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
+    if mode == "eager":
+        return function
+    # cases share this file's code objects, and torch.compile gives up on one after a few recompilations
+    torch.compiler.reset()
+    return torch.compile(function, fullgraph=True, dynamic=False)
+
+
+def _gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Sequence[Tensor]:
+    pairs = [pair for pair in zip(outputs, cotangents, strict=True) if pair[0].requires_grad]
+    return torch.autograd.grad(
+        [output for output, _ in pairs],
+        list(inputs),
+        [cotangent for _, cotangent in pairs],
+        materialize_grads=True,
+    )
+
+
+def _tensor(array: Array, dtype: str) -> Tensor:
+    return torch.tensor(array, dtype=getattr(torch, dtype))
+
+
+def _array(tensor: Tensor) -> Array:
+    plain = tensor.detach()
+    return (plain.double() if plain.dtype == torch.bfloat16 else plain).numpy()
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _each(state: LIFState, function: Callable[[Any], Any]) -> LIFState:
+    return LIFState(*(None if part is None else function(part) for part in state))

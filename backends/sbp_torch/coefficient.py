@@ -1,0 +1,78 @@
+"""Moves the weight of the branches, once per training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from sbp_core import validation
+from sbp_torch.shortcut import Shortcut
+
+
+class CoefficientScheduler:
+    """Sets a model's shortcut coefficient from a schedule, as PyTorch's learning-rate schedulers do.
+
+    The k-th training step uses ``schedule(k)``, k = 1..I (Guo et al. 2024, Algorithm 1): construction sets
+    ``schedule(1)``, each :meth:`step` moves on to the next. Past its end a schedule keeps its last value.
+
+    Args:
+        model: a :class:`Shortcut`, or a module that holds one (compiled, distributed, part of a larger model).
+        schedule: a resolved :class:`~sbp_core.Schedule`, or any function of the step's number.
+
+    Raises:
+        ValueError: the schedule lacks its ``total_steps`` (or ``steps_per_epoch``), or gives a value that is not
+            finite; no Shortcut in the model.
+        TypeError: not a module, or not a function.
+
+    Example:
+        >>> from sbp_core import Evolutionary
+        >>> from sbp_torch.networks import resnet18
+        >>> model = Shortcut(resnet18(widths=(4, 4, 4, 4)), taps=["layer1"], num_classes=10)
+        >>> scheduler = CoefficientScheduler(model, Evolutionary(initial=0.25, total_steps=10))
+        >>> scheduler.step()
+        >>> round(model.coefficient.item(), 6)
+        0.2
+    """
+
+    def __init__(self, model: nn.Module, schedule: Callable[[int], float]) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        if not callable(schedule):
+            raise TypeError(f"schedule must be a Schedule or a function of the step, got {schedule!r}")
+        self._shortcuts = [module for module in model.modules() if isinstance(module, Shortcut)]
+        if not self._shortcuts:
+            raise ValueError(f"model must be or hold a Shortcut, got a {type(model).__name__} without one")
+        self.schedule = schedule
+        self._set(1)
+
+    @property
+    def last_value(self) -> float:
+        """The coefficient that the training step to come uses."""
+        return self._value
+
+    def step(self) -> None:
+        """Move on to the next training step's coefficient. Call it after each optimizer step."""
+        self._set(self._step + 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`load_state_dict` needs to go on from here."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where :meth:`state_dict` was taken, and set the coefficient accordingly.
+
+        Raises:
+            ValueError: the state is of something else.
+            TypeError: its step is not an integer.
+        """
+        if set(state) != {"step"}:
+            raise ValueError(f"state must be that of a CoefficientScheduler, {{'step': ...}}; got {dict(state)!r}")
+        self._set(validation.count("step", state["step"]))
+
+    def _set(self, step: int) -> None:
+        value = validation.finite("schedule(step)", float(self.schedule(step)))
+        for shortcut in self._shortcuts:
+            shortcut.set_coefficient(value)
+        self._step, self._value = step, value

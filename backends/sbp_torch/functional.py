@@ -1,0 +1,176 @@
+"""The spike with its surrogate gradient, and the neuron over time: pure functions of tensors."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+import array_api_compat.torch as xp
+import torch
+from torch import Tensor
+
+from sbp_core import dynamics
+from sbp_core.inputs import check_floating, check_input, check_state
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_core.specs.surrogates import Surrogate, as_surrogate
+from sbp_core.validation import choice
+from sbp_torch import fused
+
+Implementation = Literal["auto", "fused", "loop"]
+
+
+class _Spike(torch.autograd.Function):
+    # no jvp method: torch.compile refuses functions that have one
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, surrogate: Surrogate, inclusive: bool) -> Tensor:
+        return (x >= 0 if inclusive else x > 0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate, bool], output: Tensor) -> None:
+        x, ctx.surrogate, _ = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return grad_outputs[0] * ctx.surrogate.derivative(x, xp), None, None
+
+
+def spike(x: Tensor, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> Tensor:
+    """Fire where ``x > 0`` (``>=`` if inclusive); the gradient is the surrogate's (Guo et al. 2024, Eq. 2 and 5).
+
+    Args:
+        x: potential minus threshold, floating, any shape.
+        surrogate: a surrogate, or the name of a family.
+        inclusive: fire at 0 too.
+
+    Returns:
+        1 and 0 in the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: ``x`` is not floating.
+        ValueError: an unknown surrogate.
+
+    Example:
+        >>> x = torch.tensor([-0.25, 0.0, 2.0], requires_grad=True)
+        >>> spikes = spike(x, "triangle")
+        >>> spikes.sum().backward()
+        >>> spikes.tolist(), x.grad.tolist()
+        ([0.0, 0.0, 1.0], [0.75, 1.0, 0.0])
+    """
+    check_floating("x", str(x.dtype))
+    return _fire(x, as_surrogate(surrogate), inclusive)
+
+
+def lif(
+    x: Tensor,
+    spec: LIFSpec | None = None,
+    state: LIFState | None = None,
+    *,
+    decay: Tensor | float | None = None,
+    implementation: Implementation = "auto",
+) -> tuple[Tensor, LIFState]:
+    """Run the canonical neuron over ``x`` (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
+
+    Nothing is remembered between calls: pass the returned state to go on where this call ended. Detach its parts to cut
+    the gradient there.
+
+    Args:
+        x: input, ``(time, batch, ...)``, floating.
+        spec: the neuron; None is the paper's, ``LIFSpec()``.
+        state: where it starts, parts of shape ``(batch, ...)`` and the dtype of ``x``; None for afresh.
+        decay: takes the place of ``spec.decay`` and gets a gradient: a scalar, or a tensor that broadcasts to one step.
+        implementation: "loop" runs tensor operations step by step; "fused" runs one compiled loop over all of time and
+            one for its adjoint, with the same results (:mod:`sbp_torch.fused`: CPU, float32 and float64, needs numba);
+            "auto" takes the fused one where it can and the input is large enough to gain by it.
+
+    Returns:
+        The output, of the shape and dtype of ``x``, and the last state.
+
+    Raises:
+        ValueError: a wrong shape, no time step, a state that does not fit, or an unknown implementation or one that
+            cannot take this input.
+        TypeError: integers, not a LIFSpec, or a state of another dtype.
+
+    Example:
+        >>> spikes, state = lif(torch.tensor([[0.75], [0.75], [0.75]]))
+        >>> spikes.flatten().tolist(), state.potential.tolist()
+        ([0.0, 1.0, 0.0], [0.75])
+    """
+    check_input(x.shape, str(x.dtype))
+    if spec is None:
+        spec = LIFSpec()
+    elif not isinstance(spec, LIFSpec):
+        raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+    if state is not None:
+        check_state(spec, state, x.shape[1:], str(x.dtype))
+    if isinstance(decay, Tensor):
+        decay = decay.to(x.dtype)
+    if _fuses(implementation, x, decay):
+        start = initial_state(spec, x[0]) if state is None else state
+        return fused.run(spec, x, start, decay, loop=_loop)
+    return _loop(spec, x, state, decay)
+
+
+def implementation_for(x: Tensor, decay: Tensor | float | None = None) -> Implementation:
+    """Return what "auto" takes for an input: "fused" or "loop".
+
+    Example:
+        >>> implementation_for(torch.zeros(4, 2))
+        'loop'
+    """
+    return "fused" if _fuses("auto", x, decay) else "loop"
+
+
+def _fuses(implementation: Implementation, x: Tensor, decay: Tensor | float | None) -> bool:
+    choice("implementation", implementation, ("auto", "fused", "loop"))
+    if implementation == "loop":
+        return False
+    able = fused.supports(x, decay)
+    if implementation == "fused" and not able:
+        raise ValueError(
+            "implementation 'fused' needs numba, float32 or float64 on the CPU, no torch.compile or torch.func, and a "
+            f"scalar decay; got {x.dtype} on {x.device}"
+        )
+    return able and (implementation == "fused" or x.numel() >= fused.LEAST_ELEMENTS)
+
+
+def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | float | None) -> tuple[Tensor, LIFState]:
+    # one unbind: its backward is one stack, where indexing x[t] would add a full-size gradient per step
+    steps = x.unbind(0)
+    state = initial_state(spec, steps[0]) if state is None else state
+    fire = functools.partial(_fire, surrogate=spec.surrogate, inclusive=spec.inclusive)
+    outputs = []
+    for current in steps:
+        output, state = dynamics.step(spec, state, current, spike=fire, detach=_detach, decay=decay)
+        outputs.append(output)
+    return torch.stack(outputs), state
+
+
+def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential at rest, no current, no spikes.
+
+    Args:
+        spec: the neuron.
+        like: one step of its input, ``(batch, ...)``, for shape, dtype and device.
+
+    Example:
+        >>> initial_state(LIFSpec(rest=0.5), torch.zeros(2)).potential.tolist()
+        [0.5, 0.5]
+    """
+    return LIFState(
+        potential=torch.full_like(like, spec.rest),
+        current=torch.zeros_like(like) if spec.synaptic_decay is not None else None,
+        spikes=torch.zeros_like(like) if spec.stores_spikes else None,
+    )
+
+
+def _fire(x: Tensor, surrogate: Surrogate, inclusive: bool) -> Tensor:
+    spikes: Tensor = _Spike.apply(x, surrogate, inclusive)  # type: ignore[no-untyped-call]
+    return spikes
+
+
+def _detach(x: Tensor) -> Tensor:
+    return x.detach()

@@ -1,0 +1,99 @@
+"""Spiking neurons as modules: the time loop is inside, over the leading axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_torch.functional import Implementation, lif
+
+
+class LIF(nn.Module):
+    """The canonical neuron over time, ``(time, batch, ...)`` to the same shape (equations: :class:`~sbp_core.LIFSpec`).
+
+    It remembers nothing: each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al.
+    2024, Eq. 1-3. A learnt decay is the scalar parameter ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
+
+    Args:
+        spec: the neuron; or give the spec's fields as keywords instead.
+        implementation: see :func:`sbp_torch.lif`; the results are the same.
+        **fields: fields of :class:`~sbp_core.LIFSpec`.
+
+    Raises:
+        ValueError: both a spec and fields, or a field out of range.
+        TypeError: not a LIFSpec, or an unknown field.
+
+    Example:
+        >>> neuron = LIF(decay=0.5, surrogate="triangle")
+        >>> neuron(torch.full((3, 1), 0.75)).flatten().tolist()
+        [0.0, 1.0, 0.0]
+    """
+
+    decay_logit: nn.Parameter | None
+    _defaults: ClassVar[Callable[..., LIFSpec]] = LIFSpec
+
+    def __init__(self, spec: LIFSpec | None = None, *, implementation: Implementation = "auto", **fields: Any) -> None:
+        super().__init__()
+        self.implementation: Implementation = implementation
+        if spec is not None and fields:
+            raise ValueError(f"give either a spec or fields, got spec={spec!r} and {', '.join(sorted(fields))}")
+        if spec is not None and not isinstance(spec, LIFSpec):
+            raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+        self.spec: LIFSpec = spec if spec is not None else type(self)._defaults(**fields)
+        self.register_parameter("decay_logit", None)
+        if self.spec.learn_decay:
+            self.decay_logit = nn.Parameter(torch.tensor(math.log(self.spec.decay / (1.0 - self.spec.decay))))
+
+    def forward(
+        self, x: Tensor, state: LIFState | None = None, *, return_state: bool = False
+    ) -> Tensor | tuple[Tensor, LIFState]:
+        """Run the neuron over the leading axis of ``x``.
+
+        Args:
+            x: input, ``(time, batch, ...)``, floating.
+            state: where it starts; None for afresh.
+            return_state: return the last state too; a call that is given a state always does.
+
+        Returns:
+            The output in the shape and dtype of ``x``, or that and the last state.
+
+        Raises:
+            ValueError: a wrong shape, no time step, or a state that does not fit.
+            TypeError: integers, or a state of another dtype.
+        """
+        decay = None if self.decay_logit is None else torch.sigmoid(self.decay_logit)
+        output, final = lif(x, self.spec, state, decay=decay, implementation=self.implementation)
+        return (output, final) if return_state or state is not None else output
+
+    def extra_repr(self) -> str:
+        """Return the spec, for printing."""
+        return repr(self.spec)
+
+
+class IF(LIF):
+    """The integrate-and-fire neuron, :class:`LIF` with decay 1 (Guo et al. 2024, Eq. 1 with tau = 1)."""
+
+    _defaults = LIFSpec.integrate_and_fire
+
+
+class LeakyIntegrator(LIF):
+    """A read-out that never fires: :class:`LIF` that gives its potential."""
+
+    _defaults = LIFSpec.leaky_integrator
+
+
+class PLIF(LIF):
+    """A :class:`LIF` neuron that learns its decay, one scalar a layer."""
+
+    _defaults = LIFSpec.parametric
+
+
+class CurrentLIF(LIF):
+    """A :class:`LIF` neuron whose input passes a decaying synaptic current."""
+
+    _defaults = LIFSpec.current_based

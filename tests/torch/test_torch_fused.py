@@ -1,0 +1,132 @@
+"""The fused loops give what the tensor operations give: outputs and states bit for bit, gradients to rounding."""
+
+import pytest
+import torch
+
+from sbp_core import LIFSpec, LIFState
+from sbp_core.codegen.kernels import generate
+from sbp_core.specs.surrogates import FAMILIES
+from sbp_torch import LIF, fused, lif
+from sbp_torch.functional import implementation_for
+
+SEED = 20261123
+pytestmark = pytest.mark.skipif(not fused.available(), reason="numba is not installed")
+
+# each reset, timing, delay, synapse, detaching and learnt decay, and every surrogate, at least once
+NEURONS = {
+    family: LIFSpec(
+        decay=0.7,
+        threshold=0.9,
+        rest=0.1,
+        reset_value=-0.2,
+        reset=("hard", "soft", "none")[i % 3],
+        reset_timing=("now", "next")[i // 3 % 2],
+        output_delay=(0, 1)[i % 2],
+        detach_reset=i % 4 == 1,
+        synaptic_decay=0.4 if i % 3 == 1 else None,
+        learn_decay=i % 5 == 2,
+        input_gain="complement" if i % 5 == 2 else 0.8,
+        inclusive=i % 4 == 2,
+        surrogate=family,
+    )
+    for i, family in enumerate(FAMILIES)
+}
+
+
+def results(spec, x, state, decay, implementation):
+    """Return the outputs, and their gradients with fixed cotangents."""
+    output, final = lif(x, spec, state, decay=decay, implementation=implementation)
+    outputs = [output, *(part for part in final if part is not None)]
+    inputs = [value for value in (x, decay, *(state or ())) if value is not None]
+    generator = torch.Generator().manual_seed(SEED)
+    given = [torch.randn(value.shape, generator=generator, dtype=value.dtype) for value in outputs]
+    return outputs, torch.autograd.grad(outputs, inputs, given, allow_unused=True)
+
+
+@pytest.mark.parametrize("family", NEURONS)
+def test_fused_equals_tensor_operations_over_the_neuron_family(family):
+    spec = NEURONS[family]
+    torch.manual_seed(SEED)
+    x = (torch.randn(6, 3, 5, 4, dtype=torch.float64) + 0.5).requires_grad_()
+    parts = {name: torch.rand(3, 5, 4, dtype=torch.float64, requires_grad=True) for name in spec.state_parts}
+    decay = torch.tensor(0.6, dtype=torch.float64, requires_grad=True) if spec.learn_decay else None
+    looped, expected = results(spec, x, LIFState(**parts), decay, "loop")
+    outputs, gradients = results(spec, x, LIFState(**parts), decay, "fused")
+    for got, want in zip(outputs, looped, strict=True):
+        assert torch.equal(got, want)
+    for got, want in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(got, torch.zeros_like(got) if want is None else want, rtol=1e-12, atol=1e-12)
+
+
+def test_fused_keeps_channels_last_memory_and_its_values():
+    torch.manual_seed(SEED)
+    x = torch.randn(3, 2, 4, 5, 6).permute(0, 1, 4, 2, 3).requires_grad_()
+    (output,), (gradient,) = (part[:1] for part in results(LIFSpec(), x, None, None, "fused"))
+    (want,), (expected,) = (part[:1] for part in results(LIFSpec(), x, None, None, "loop"))
+    assert output.stride() == x.stride()
+    assert torch.equal(output, want)
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "slices", [(slice(None), slice(0, 2)), (slice(None, None, 2),)], ids=["cut", "strided in time"]
+)
+def test_fused_takes_input_that_is_not_contiguous(slices):
+    torch.manual_seed(SEED)
+    x = torch.randn(6, 5, 7)[slices].requires_grad_()
+    outputs, gradients = results(LIFSpec(), x, None, None, "fused")
+    looped, expected = results(LIFSpec(), x, None, None, "loop")
+    assert torch.equal(outputs[0], looped[0])
+    torch.testing.assert_close(gradients[0], expected[0], rtol=1e-6, atol=1e-6)
+
+
+def test_a_gradient_of_the_gradient_equals_that_of_tensor_operations():
+    spec = LIFSpec(surrogate="arctan")
+    torch.manual_seed(SEED)
+    x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def second(implementation):
+        output, _ = lif(x, spec, implementation=implementation)
+        (first,) = torch.autograd.grad(output.sum(), x, create_graph=True)
+        return torch.autograd.grad(first.square().sum(), x)[0]
+
+    expected = second("loop")
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(second("fused"), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_empty_batch_and_an_unused_state_gradient_pass():
+    x = torch.zeros(3, 0, 4, requires_grad=True)
+    output, state = lif(x, implementation="fused")
+    (gradient,) = torch.autograd.grad(output.sum() + state.potential.sum(), x)
+    assert output.shape == gradient.shape == (3, 0, 4)
+
+
+def test_auto_takes_the_fused_loops_for_large_cpu_input_alone():
+    large, small = torch.zeros(4, fused.LEAST_ELEMENTS), torch.zeros(4, 8)
+    assert implementation_for(large) == "fused"
+    assert implementation_for(small) == "loop"
+    assert implementation_for(large.bfloat16()) == "loop"
+    assert implementation_for(large, torch.zeros(fused.LEAST_ELEMENTS)) == "loop"
+    seen = []
+    torch.func.vmap(lambda value: seen.append(implementation_for(value)) or value)(large[:, None])
+    assert seen == ["loop"]
+
+
+def test_an_implementation_that_cannot_be_had_is_refused():
+    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'fused', 'loop'; got 'fast'"):
+        lif(torch.zeros(2, 3), implementation="fast")
+    with pytest.raises(ValueError, match=r"'fused' needs numba.*got torch\.float16 on cpu"):
+        LIF(implementation="fused")(torch.zeros(2, 3, dtype=torch.float16))
+
+
+def test_the_backward_keeps_the_input_and_one_step_whatever_t():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        lif(torch.zeros(64, 8, 16, requires_grad=True), implementation="fused")
+    assert sum(value.numel() for value in kept) <= 64 * 8 * 16 + 8 * 16
+
+
+def test_generated_source_uses_the_decay_only_if_it_is_learnt():
+    assert "decay *" in generate(LIFSpec.parametric()).forward
+    assert "decay *" not in generate(LIFSpec()).forward
