@@ -1,0 +1,42 @@
+"""sbp for JAX: pure functions, and networks as ``flax.nnx`` modules. Time is the leading axis, channels the last."""
+
+try:
+    import jax as jax
+    from flax import nnx as nnx
+except ModuleNotFoundError as error:
+    from sbp_core.registry import missing_framework
+
+    if error.name not in ("jax", "flax", "optax"):
+        raise
+    raise missing_framework("JAX" if error.name == "jax" else "Flax", "jax", error) from error
+
+from sbp_core.composition import ShortcutOutput
+from sbp_jax.batch_norm import BatchNorm
+from sbp_jax.functional import initial_state, lif, spike
+from sbp_jax.losses import ShortcutLoss
+from sbp_jax.networks import BasicBlock, ResNet, resnet18, resnet34
+from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_jax.shortcut import Shortcut, Tappable
+from sbp_jax.weights import export_weights, import_weights
+
+__all__ = [
+    "IF",
+    "LIF",
+    "PLIF",
+    "BasicBlock",
+    "BatchNorm",
+    "CurrentLIF",
+    "LeakyIntegrator",
+    "ResNet",
+    "Shortcut",
+    "ShortcutLoss",
+    "ShortcutOutput",
+    "Tappable",
+    "export_weights",
+    "import_weights",
+    "initial_state",
+    "lif",
+    "resnet18",
+    "resnet34",
+    "spike",
+]

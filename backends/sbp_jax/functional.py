@@ -1,0 +1,147 @@
+"""The spike and the canonical neuron over time, as pure functions: state in, state out."""
+
+from __future__ import annotations
+
+import functools
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sbp_core import dynamics, validation
+from sbp_core.inputs import check_floating, check_input, check_state
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_core.specs.surrogates import Surrogate, as_surrogate
+
+# Measured on a CPU, gradient over 262,144 neurons: 8 steps take 6 ms unrolled and 34 ms as a loop; from 16 steps on the
+# loop is faster, and 100 steps unrolled take a minute to compile.
+UNROLL_UP_TO = 8
+
+
+def spike(x: jax.Array, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> jax.Array:
+    """Fire where ``x > 0`` (``>=`` if inclusive), with the surrogate's gradient (Guo et al. 2024, Eq. 2 and 5).
+
+    Forward and reverse mode, ``vmap`` and ``jit`` pass through.
+
+    Args:
+        x: potential minus threshold, floating, any shape.
+        surrogate: a surrogate, or the name of a family.
+        inclusive: fire at 0 too.
+
+    Returns:
+        1 and 0 in the shape and dtype of ``x``.
+
+    Raises:
+        TypeError: ``x`` is not floating.
+        ValueError: an unknown surrogate.
+
+    Example:
+        >>> spike(jnp.array([-0.5, 0.0, 0.5])).tolist()
+        [0.0, 0.0, 1.0]
+        >>> jax.grad(spike)(0.25, "triangle").item()
+        0.75
+    """
+    x = jnp.asarray(x)
+    check_floating("x", x.dtype.name)
+    return _spike(x, as_surrogate(surrogate), inclusive)
+
+
+def lif(
+    x: jax.Array, spec: LIFSpec | None = None, state: LIFState | None = None, *, decay: Any = None
+) -> tuple[jax.Array, LIFState]:
+    """Run a neuron over time (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
+
+    Works under ``jit``, ``grad``, ``vmap`` and their compositions, in forward and reverse mode.
+
+    Args:
+        x: input, shape ``(time, batch, ...)``, floating.
+        spec: the neuron; None for the paper's.
+        state: where it starts, each part of the shape and dtype of one step of ``x``; None for afresh: the potential at
+            rest, current and spikes 0.
+        decay: takes the place of ``spec.decay``, traced or not: a scalar, or an array that broadcasts to one step; a
+            learnt decay is ``jax.nn.sigmoid(w)``.
+
+    Returns:
+        The output, in the shape and dtype of ``x``, and the last state.
+
+    Raises:
+        ValueError: a wrong shape, no time step, a state of another shape, or a decay outside [0, 1] (where it is a
+            Python number) or that does not broadcast.
+        TypeError: integers, a state of another dtype, or a spec that is none.
+
+    Example:
+        >>> spikes, state = lif(jnp.full((3, 1), 0.75))
+        >>> spikes.ravel().tolist(), state.potential.tolist()
+        ([0.0, 1.0, 0.0], [0.75])
+    """
+    spec = LIFSpec() if spec is None else spec
+    if not isinstance(spec, LIFSpec):
+        raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+    x = jnp.asarray(x)
+    check_input(x.shape, x.dtype.name)
+    if state is None:
+        state = initial_state(spec, x[0])
+    else:
+        check_state(spec, state, x.shape[1:], x.dtype.name)
+    if decay is not None:
+        decay = _checked_decay(decay, x)
+
+    def advance(state: LIFState, now: jax.Array) -> tuple[LIFState, jax.Array]:
+        output, state = dynamics.step(
+            spec,
+            state,
+            now,
+            spike=lambda u: spike(u, spec.surrogate, inclusive=spec.inclusive),
+            detach=lax.stop_gradient,
+            decay=decay,
+        )
+        return state, output
+
+    last, output = lax.scan(advance, state, x, unroll=x.shape[0] if x.shape[0] <= UNROLL_UP_TO else 1)
+    return output, last
+
+
+def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential at rest, current and spikes 0 where it has them.
+
+    Args:
+        spec: the neuron.
+        like: one step of its input, shape ``(batch, ...)``.
+
+    Example:
+        >>> initial_state(LIFSpec(rest=0.5), jnp.ones((2,))).potential.tolist()
+        [0.5, 0.5]
+    """
+    zero = jnp.zeros_like(like)
+    return LIFState(
+        potential=jnp.full_like(like, spec.rest),
+        current=zero if spec.synaptic_decay is not None else None,
+        spikes=zero if spec.stores_spikes else None,
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _spike(x: jax.Array, surrogate: Surrogate, inclusive: bool) -> jax.Array:
+    return (x >= 0 if inclusive else x > 0).astype(x.dtype)
+
+
+@_spike.defjvp
+def _spike_jvp(surrogate: Surrogate, inclusive: bool, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (direction,) = primals, tangents
+    return _spike(x, surrogate, inclusive), surrogate.derivative(x, jnp) * direction
+
+
+def _checked_decay(decay: Any, x: jax.Array) -> jax.Array:
+    if isinstance(decay, Real):
+        validation.within("decay", decay, 0.0, 1.0)  # type: ignore[arg-type]
+    array = jnp.asarray(decay, x.dtype)
+    step = x.shape[1:]
+    try:
+        fits = jnp.broadcast_shapes(array.shape, step) == step
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"decay must be a scalar or broadcast to one step of x, {step}; got shape {array.shape}")
+    return array

@@ -1,0 +1,220 @@
+"""The spiking ResNet of a :class:`~sbp_core.ResNetSpec` as ``flax.nnx`` modules, channels last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypedDict, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sbp_core.inputs import check_floating
+from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
+from sbp_core.specs.shortcut import ShortcutSpec
+from sbp_jax.batch_norm import BatchNorm
+from sbp_jax.linear import linear
+from sbp_jax.neurons import LIF
+
+
+class _Build(TypedDict):
+    """What every layer is made with."""
+
+    dtype: Any
+    param_dtype: Any
+    rngs: nnx.Rngs
+
+
+class ResNet(nnx.Module):
+    """A spiking ResNet; its conventions and parameters: :class:`~sbp_core.ResNetSpec`.
+
+    The stages are its attributes ``stem``, ``layer1``, ``layer2``, ..., and ``head``. ``model.train()`` and
+    ``model.eval()`` switch batch norm.
+
+    Args:
+        spec: the network.
+        dtype: dtype of the computation; None to follow from images and parameters.
+        param_dtype: dtype of the parameters.
+        rngs: random keys of the initial weights.
+
+    Raises:
+        TypeError: not a spec.
+
+    Example:
+        >>> net = ResNet(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), rngs=nnx.Rngs(0))
+        >>> logits, tapped = net(jnp.ones((2, 8, 8, 3)), taps=("layer3",))
+        >>> logits.shape, tapped["layer3"].shape
+        ((2, 10), (2, 2, 2, 2, 8))
+    """
+
+    def __init__(self, spec: ResNetSpec, *, dtype: Any = None, param_dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
+        if not isinstance(spec, ResNetSpec):
+            raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
+        build = _Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        self.spec = spec
+        self.stem = Stem(spec, build)
+        for name, blocks in spec.stages():
+            setattr(self, name, nnx.Sequential(*(BasicBlock(spec, shape, build) for shape in blocks)))
+        self.head = linear(spec.widths[-1], spec.num_classes, **build)
+
+    @overload
+    def __call__(self, images: jax.Array, *, taps: None = None) -> jax.Array: ...
+
+    @overload
+    def __call__(self, images: jax.Array, *, taps: Sequence[str]) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+
+    def __call__(
+        self, images: jax.Array, *, taps: Sequence[str] | None = None
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Return the logits, ``(batch, num_classes)``; with ``taps``, also the spikes of those stages.
+
+        Args:
+            images: still images ``(batch, height, width, channels)``, each encoded once and repeated
+                ``spec.time_steps`` times; or frames ``(time, batch, height, width, channels)``, each encoded.
+            taps: stages whose output, ``(time, batch, height, width, channels)``, is returned by name.
+
+        Raises:
+            ValueError: images of another rank or with other channels, no time step, or a tap that does not exist.
+            TypeError: integer images.
+        """
+        images = jnp.asarray(images)
+        self._check(images)
+        wanted = tuple(taps or ())
+        if wanted:
+            ShortcutSpec(taps=wanted).check_taps(self.spec.tap_channels)
+        tapped = {}
+        x = self.stem(images)
+        if "stem" in wanted:
+            tapped["stem"] = x
+        for name in self.spec.stage_names:
+            x = getattr(self, name)(x)
+            if name in wanted:
+                tapped[name] = x
+        logits: jax.Array = self.head(x.mean(axis=(2, 3))).mean(axis=0)
+        return logits if taps is None else (logits, tapped)
+
+    def _check(self, images: jax.Array) -> None:
+        shape, channels = images.shape, self.spec.in_channels
+        if len(shape) not in (4, 5):
+            raise ValueError(
+                "images must be (batch, height, width, channels) or (time, batch, height, width, channels), "
+                f"got shape {shape}"
+            )
+        if shape[-1] != channels:
+            raise ValueError(f"images must have {channels} channels in their last axis, got shape {shape}")
+        if shape[0] == 0 and len(shape) == 5:
+            raise ValueError(f"images must have at least one time step, got shape {shape}")
+        check_floating("images", images.dtype.name)
+
+
+class Stem(nnx.Module):
+    """The encoder: convolution, batch norm and neuron, and for "imagenet" a max pool of the spikes."""
+
+    def __init__(self, spec: ResNetSpec, build: _Build) -> None:
+        self.time_steps = spec.time_steps
+        self.pools = spec.stem == "imagenet"
+        size, stride = (7, 2) if self.pools else (3, 1)
+        self.conv = _convolution(spec.in_channels, spec.widths[0], size, stride, build)
+        self.bn = _batch_norm(spec, spec.widths[0], build)
+        self.neuron = LIF(spec.neuron, param_dtype=build["param_dtype"])
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Return spikes ``(time, batch, height, width, channels)`` of still images or of frames."""
+        x: jax.Array = self.bn(self.conv(images))
+        if images.ndim == 4:
+            x = jnp.broadcast_to(x, (self.time_steps, *x.shape))
+        x = self.neuron(x)
+        return _max_pool(x) if self.pools else x
+
+
+class BasicBlock(nnx.Module):
+    """conv3x3-BN-LIF-conv3x3-BN plus the identity (or conv1x1-BN), then LIF."""
+
+    def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
+        self.conv1 = _convolution(shape.inputs, shape.outputs, 3, shape.stride, build)
+        self.bn1 = _batch_norm(spec, shape.outputs, build)
+        self.neuron1 = LIF(spec.neuron, param_dtype=build["param_dtype"])
+        self.conv2 = _convolution(shape.outputs, shape.outputs, 3, 1, build)
+        self.bn2 = _batch_norm(spec, shape.outputs, build)
+        self.downsample = Projection(spec, shape, build) if shape.projects else None
+        self.neuron2 = LIF(spec.neuron, param_dtype=build["param_dtype"])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return spikes ``(time, batch, height, width, channels)``."""
+        identity = x if self.downsample is None else self.downsample(x)
+        x = self.neuron1(self.bn1(self.conv1(x)))
+        return self.neuron2(self.bn2(self.conv2(x)) + identity)
+
+
+class Projection(nnx.Module):
+    """conv1x1-BN on the identity path, where a block changes the map or its channels."""
+
+    def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
+        self.conv = _convolution(shape.inputs, shape.outputs, 1, shape.stride, build)
+        self.bn = _batch_norm(spec, shape.outputs, build)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the identity in the shape of the block's output."""
+        return self.bn(self.conv(x))
+
+
+def resnet18(
+    num_classes: int = 10,
+    time_steps: int = 4,
+    *,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    **fields: Any,
+) -> ResNet:
+    """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
+
+    Raises:
+        ValueError: a field out of range.
+        TypeError: a field of the wrong type.
+    """
+    spec = resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields)
+    return ResNet(spec, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def resnet34(
+    num_classes: int = 10,
+    time_steps: int = 4,
+    *,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    **fields: Any,
+) -> ResNet:
+    """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
+
+    Raises:
+        ValueError: a field out of range.
+        TypeError: a field of the wrong type.
+    """
+    spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
+    return ResNet(spec, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int, build: _Build) -> nnx.Conv:
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size, size),
+        strides=stride,
+        padding=size // 2,  # alike on all sides, which "SAME" is not at stride 2
+        use_bias=False,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        **build,
+    )
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    # flax pads one batch axis only
+    frames = x.reshape(-1, *x.shape[2:])
+    pooled: jax.Array = nnx.max_pool(frames, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[no-untyped-call]
+    return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
+
+
+def _batch_norm(spec: ResNetSpec, channels: int, build: _Build) -> BatchNorm:
+    return BatchNorm(channels, epsilon=spec.batch_norm_epsilon, momentum=spec.batch_norm_momentum, **build)

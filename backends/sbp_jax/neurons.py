@@ -1,0 +1,92 @@
+"""Spiking neurons as ``flax.nnx`` modules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, overload
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_jax.functional import lif
+
+
+class LIF(nnx.Module):
+    """The canonical neuron over time (equations: :class:`~sbp_core.LIFSpec`), input and output ``(time, batch, ...)``.
+
+    Each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al. 2024, Eq. 1-3. A learnt
+    decay is the scalar ``nnx.Param`` ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
+
+    Args:
+        spec: the neuron; or give the spec's fields as keywords instead.
+        param_dtype: dtype of a learnt decay.
+        **fields: fields of :class:`~sbp_core.LIFSpec`.
+
+    Raises:
+        ValueError: both a spec and fields, or a field out of range.
+        TypeError: not a spec.
+
+    Example:
+        >>> LIF(decay=0.5)(jnp.full((3, 1), 0.75)).ravel().tolist()
+        [0.0, 1.0, 0.0]
+    """
+
+    _default: ClassVar[Callable[..., LIFSpec]] = LIFSpec
+
+    def __init__(self, spec: LIFSpec | None = None, *, param_dtype: Any = jnp.float32, **fields: Any) -> None:
+        if spec is not None and fields:
+            raise ValueError(f"give either a spec or fields, got spec={spec!r} and {', '.join(sorted(fields))}")
+        if spec is not None and not isinstance(spec, LIFSpec):
+            raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+        self.spec: LIFSpec = spec if spec is not None else type(self)._default(**fields)
+        if self.spec.learn_decay:
+            start = math.log(self.spec.decay / (1.0 - self.spec.decay))
+            self.decay_logit = nnx.Param(jnp.asarray(start, param_dtype))
+
+    @overload
+    def __call__(self, x: jax.Array, state: None = None, *, return_state: Literal[False] = False) -> jax.Array: ...
+
+    @overload
+    def __call__(
+        self, x: jax.Array, state: LIFState | None = None, *, return_state: bool = False
+    ) -> jax.Array | tuple[jax.Array, LIFState]: ...
+
+    def __call__(
+        self, x: jax.Array, state: LIFState | None = None, *, return_state: bool = False
+    ) -> jax.Array | tuple[jax.Array, LIFState]:
+        """Run the neuron over ``x``; with a state, or ``return_state``, return ``(output, state)``.
+
+        Raises:
+            ValueError: a wrong shape, no time step, or a state that does not fit.
+            TypeError: integers, or a state of another dtype.
+        """
+        decay = jax.nn.sigmoid(self.decay_logit[...]) if self.spec.learn_decay else None
+        output, last = lif(x, self.spec, state, decay=decay)
+        return output if state is None and not return_state else (output, last)
+
+
+class IF(LIF):
+    """The integrate-and-fire neuron, :class:`LIF` with decay 1 (Guo et al. 2024, Eq. 1 with tau = 1)."""
+
+    _default = LIFSpec.integrate_and_fire
+
+
+class LeakyIntegrator(LIF):
+    """A read-out that never fires: :class:`LIF` that gives its potential."""
+
+    _default = LIFSpec.leaky_integrator
+
+
+class PLIF(LIF):
+    """A :class:`LIF` neuron that learns its decay, one scalar a layer."""
+
+    _default = LIFSpec.parametric
+
+
+class CurrentLIF(LIF):
+    """A :class:`LIF` neuron whose input passes a decaying synaptic current."""
+
+    _default = LIFSpec.current_based

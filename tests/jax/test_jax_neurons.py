@@ -1,0 +1,69 @@
+"""Neurons as nnx modules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import sbp_jax
+from sbp_core import LIFSpec
+
+X = jnp.asarray(np.random.default_rng(21).normal(0.5, 0.6, (4, 2, 3)), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("layer", "spec"),
+    [
+        (sbp_jax.LIF(), LIFSpec()),
+        (sbp_jax.LIF(decay=0.25, surrogate="triangle"), LIFSpec(decay=0.25, surrogate="triangle")),
+        (sbp_jax.LIF(LIFSpec(reset="soft")), LIFSpec(reset="soft")),
+        (sbp_jax.IF(), LIFSpec(decay=1.0)),
+        (sbp_jax.LeakyIntegrator(decay=0.9), LIFSpec(decay=0.9, reset="none", output="potential")),
+        (sbp_jax.CurrentLIF(), LIFSpec(synaptic_decay=0.5)),
+        (sbp_jax.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_layer_is_the_function_of_its_spec(layer, spec):
+    assert layer.spec == spec
+    np.testing.assert_allclose(layer(X), sbp_jax.lif(X, spec)[0], rtol=1e-6)
+
+
+def test_only_a_learnt_decay_is_a_parameter_and_starts_from_the_spec():
+    assert jax.tree.leaves(nnx.state(sbp_jax.LIF())) == []
+    layer = sbp_jax.PLIF(decay=0.75)
+    assert list(nnx.state(layer, nnx.Param)) == ["decay_logit"]
+    np.testing.assert_allclose(jax.nn.sigmoid(layer.decay_logit[...]), 0.75, rtol=1e-6)
+
+
+def test_the_learnt_decay_gets_a_gradient_and_changes_the_output():
+    layer = sbp_jax.PLIF(LIFSpec.leaky_integrator(learn_decay=True))
+
+    def total(layer):
+        return layer(X).sum()
+
+    gradient = nnx.grad(total)(layer)["decay_logit"][...].item()
+    before, width = layer.decay_logit[...], 0.01
+    ends = []
+    for logit in (before + width, before - width):
+        layer.decay_logit[...] = logit
+        ends.append(total(layer).item())
+    np.testing.assert_allclose(gradient, (ends[0] - ends[1]) / (2 * width), rtol=1e-3)
+
+
+def test_each_call_starts_afresh_unless_a_state_is_passed():
+    layer = sbp_jax.LIF()
+    np.testing.assert_array_equal(layer(X), layer(X))
+    first, state = layer(X[:2], return_state=True)
+    second, _ = layer(X[2:], state)
+    np.testing.assert_array_equal(jnp.concatenate([first, second]), layer(X))
+
+
+def test_a_layer_takes_a_spec_or_fields_but_not_both():
+    with pytest.raises(ValueError, match="either a spec or fields"):
+        sbp_jax.LIF(LIFSpec(), decay=0.5)
+    with pytest.raises(TypeError, match="spec must be a LIFSpec"):
+        sbp_jax.LIF(0.5)
+    with pytest.raises(ValueError, match=r"decay must lie in \[0, 1\]"):
+        sbp_jax.LIF(decay=2.0)
