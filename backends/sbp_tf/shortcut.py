@@ -1,0 +1,143 @@
+"""Branches from tapped blocks straight to the output, beside a network that stays as it is."""
+
+# mypy: allow-subclassing-any
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import tensorflow as tf
+
+from sbp_core import validation
+from sbp_core.composition import ShortcutOutput, sum_logits
+from sbp_core.specs.shortcut import ShortcutSpec
+from sbp_tf.modules import Readout
+
+
+@runtime_checkable
+class Tappable(Protocol):
+    """What :class:`Shortcut` asks of a network. ``ResNet`` has it; a network of your own gets it in a few lines.
+
+    It should be a ``tf.Module``, so that its variables are among the shortcut model's.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> class Net(tf.Module):
+        ...     tap_channels = {"hidden": 8}
+        ...
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.weight, self.head = tf.Variable(tf.ones((4, 8))), Readout(8, 10)
+        ...
+        ...     def __call__(self, x, training=False, taps=None):
+        ...         hidden = tf.nn.relu(x @ self.weight)
+        ...         logits = self.head(hidden)
+        ...         return logits if taps is None else (logits, {"hidden": hidden})
+        >>> model = Shortcut(Net(), taps=["hidden"], num_classes=10)
+        >>> tuple(model(tf.ones((3, 2, 4)), training=True).shape)
+        (2, 10)
+    """
+
+    @property
+    def tap_channels(self) -> Mapping[str, int]:
+        """Name of each block that can be tapped, and the last axis of its output."""
+        ...
+
+    def __call__(self, images: Any, training: bool = False, taps: Sequence[str] | None = None) -> Any:
+        """Return logits, ``(batch, classes)``; with ``taps`` also a dictionary with the output of each.
+
+        An output has the shape ``(time, batch, ..., channels)``.
+        """
+        ...
+
+
+class Shortcut(tf.Module):
+    """A network with a branch from each tapped block to the output (Guo et al. 2024, Eq. 6-10).
+
+    In training it gives ``b_n(x) + lambda * sum_l b_l(x)``, with ``lambda`` the variable ``coefficient``, which
+    :class:`~sbp_tf.CoefficientScheduler` moves; otherwise it gives ``b_n(x)``, and the branches do not run. With
+    ``combine="losses"`` training gives ``ShortcutOutput(main, branches)``, for :class:`~sbp_tf.ShortcutLoss`.
+
+    The net itself is not changed: ``model.main`` is the object that went in, and :meth:`strip` returns it.
+
+    Args:
+        net: the network, a :class:`Tappable`.
+        taps: names of blocks that get a branch each.
+        num_classes: logits of a branch, as many as the net's.
+        combine: "logits" or "losses".
+        coefficient: where the weight of the branches starts; 1 is the paper's plain shortcut.
+        dtype: of the branches' variables.
+        name: of the module.
+
+    Raises:
+        ValueError: a tap that does not exist (those that do are listed), or an unknown composition.
+        TypeError: a net that cannot be tapped; the message says what it lacks.
+
+    Example:
+        >>> import tensorflow as tf, sbp_tf
+        >>> net = sbp_tf.resnet18(num_classes=10, time_steps=2, widths=(4, 4, 8, 8))
+        >>> model = Shortcut(net, taps=["layer1", "layer2", "layer3"], num_classes=10)
+        >>> tuple(model(tf.ones((2, 8, 8, 3)), training=True).shape), model.strip() is net
+        ((2, 10), True)
+    """
+
+    def __init__(
+        self,
+        net: Tappable,
+        taps: Sequence[str],
+        num_classes: int,
+        combine: Literal["logits", "losses"] = "logits",
+        *,
+        coefficient: float = 1.0,
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        # tf.Module wraps lists that are set on it, so the spec gets a tuple first
+        self.spec = ShortcutSpec(taps=taps if isinstance(taps, str) else tuple(taps), combine=combine)  # type: ignore[arg-type]
+        self.num_classes = validation.count("num_classes", num_classes)
+        if not isinstance(net, Tappable):
+            raise TypeError(
+                f"net must be tappable, and {type(net).__name__} is not: give it tap_channels, a mapping from the name "
+                "of each block to its channels, and __call__(images, training, taps) that returns (logits, outputs) "
+                "where taps is given; see sbp_tf.Tappable"
+            )
+        self.spec.check_taps(net.tap_channels)
+        self.main = net
+        self.branches = {
+            tap: Readout(net.tap_channels[tap], num_classes, dtype=dtype, name=f"branch_{tap}")
+            for tap in self.spec.taps
+        }
+        start = validation.finite("coefficient", coefficient)
+        self.coefficient = tf.Variable(start, dtype=tf.float32, trainable=False, name="coefficient")
+
+    def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor | ShortcutOutput:
+        """Return the main logits; in training the composed ones, or all of them for ``combine="losses"``.
+
+        Raises:
+            ValueError: the net's logits are not ``(batch, num_classes)``, or it left out a tap.
+            TypeError: ``training`` is not a bool, or the net did not return a pair.
+        """
+        if not validation.flag("training", training):
+            return self.main(images, training=False)
+        main, tapped = self._run(images)
+        branches = tuple(tf.cast(self.branches[tap](tapped[tap]), main.dtype) for tap in self.spec.taps)
+        if self.spec.combine == "losses":
+            return ShortcutOutput(main, branches)
+        return sum_logits(main, branches, tf.cast(self.coefficient, main.dtype))
+
+    def strip(self) -> Tappable:
+        """Return the net that went in, as it was."""
+        return self.main
+
+    def _run(self, images: tf.Tensor) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
+        result = self.main(images, training=True, taps=self.spec.taps)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(f"net must return (logits, outputs) where taps is given, got {type(result).__name__}")
+        main, tapped = result
+        missing = [tap for tap in self.spec.taps if tap not in tapped]
+        if missing:
+            raise ValueError(f"net must return the output of every tap; it left out {', '.join(map(repr, missing))}")
+        if main.shape.rank != 2 or main.shape[-1] != self.num_classes:
+            raise ValueError(f"net must give logits (batch, {self.num_classes}), num_classes; got {main.shape}")
+        return main, tapped
