@@ -1,0 +1,139 @@
+"""The Keras front end under the contract that conformance checks, on whichever backend Keras is set to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_core.specs.schedules import Schedule
+from sbp_core.specs.surrogates import Surrogate
+from sbp_keras import native
+from sbp_keras.losses import ShortcutLoss
+from sbp_keras.neurons import LIF
+
+
+class KerasBackend:
+    """The layers and the loss of this package; gradients by the framework underneath."""
+
+    dtypes: Sequence[str] = ("float64", "float32", "bfloat16", "float16")
+
+    def __init__(self) -> None:
+        self._engine = native.engine()
+        self.name = f"keras-{keras.backend.backend()}"
+        self.modes: Sequence[Mode] = self._engine.MODES
+        self.versions: Mapping[str, str] = {"keras": keras.__version__} | self._engine.VERSIONS
+
+    def spike(
+        self, x: Array, surrogate: Surrogate, cotangent: Array, *, inclusive: bool, dtype: str, mode: Mode
+    ) -> SpikeResult:
+        """Fire and differentiate."""
+        with self._engine.precision(dtype):
+            weight = _tensor(cotangent, dtype)
+
+            def function(call: Any, values: Any) -> Any:
+                spikes = native.spike(values, surrogate, inclusive=inclusive)
+                return ops.sum(spikes * weight), spikes
+
+            spikes, (gradient,) = self._engine.gradients(None, function, [_tensor(x, dtype)], mode == "compiled")
+            return SpikeResult(_array(spikes), _array(gradient), _dtype(spikes))
+
+    def neuron(
+        self,
+        spec: LIFSpec,
+        x: Array,
+        state: LIFState | None,
+        output_cotangent: Array,
+        state_cotangent: LIFState,
+        *,
+        decay_logit: float | None,
+        dtype: str,
+        mode: Mode,
+    ) -> NeuronResult:
+        """Run the layer over ``x``, with time and batch swapped on the way in and out."""
+        with self._engine.precision(dtype):
+            layer = LIF(spec, return_state=True, dtype=dtype)
+            inputs = _tensor(np.swapaxes(x, 0, 1), dtype)
+            layer.build(inputs.shape)
+            if decay_logit is not None:
+                layer.decay_logit.assign(decay_logit)
+            names = [name for name in LIFState._fields if getattr(state_cotangent, name) is not None]
+            output_weight = _tensor(np.swapaxes(output_cotangent, 0, 1), dtype)
+            state_weights = [_tensor(getattr(state_cotangent, name), dtype) for name in names]
+            parts = [] if state is None else [_tensor(getattr(state, name), dtype) for name in names]
+
+            def function(call: Any, values: Any, *start: Any) -> Any:
+                output, final = call(values, state=tuple(start) or None)
+                total = ops.sum(output * output_weight)
+                for part, weight in zip(final, state_weights, strict=True):
+                    total = total + ops.sum(part * weight)
+                return total, (output, tuple(final))
+
+            (output, final), found = self._engine.gradients(layer, function, [inputs, *parts], mode == "compiled")
+            grad_input, *rest = map(_array, found)
+            return NeuronResult(
+                output=np.swapaxes(_array(output), 0, 1),
+                state=LIFState(**({"potential": None} | dict(zip(names, map(_array, final), strict=True)))),
+                grad_input=np.swapaxes(grad_input, 0, 1),
+                grad_state=LIFState(**({"potential": None} | dict(zip(names, rest[: len(parts)], strict=False)))),
+                grad_decay_logit=float(rest[-1]) if decay_logit is not None else None,
+                dtype=_dtype(output),
+            )
+
+    def loss(
+        self,
+        main: Array,
+        branches: Sequence[Array],
+        labels: Array,
+        coefficient: float,
+        *,
+        combine: Combine,
+        dtype: str,
+        mode: Mode,
+    ) -> LossResult:
+        """Compose with :class:`~sbp_keras.ShortcutLoss` and differentiate."""
+        with self._engine.precision(dtype):
+            criterion = ShortcutLoss(combine)
+            targets, weight = ops.convert_to_tensor(labels, "int32"), _tensor(np.asarray(coefficient), dtype)
+
+            def function(call: Any, main: Any, *branches: Any) -> Any:
+                value = criterion(ShortcutOutput(main, branches), targets, weight)
+                return value, value
+
+            logits = [_tensor(part, dtype) for part in (main, *branches)]
+            value, (of_main, *of_branches) = self._engine.gradients(None, function, logits, mode == "compiled")
+            return LossResult(float(_array(value)), _array(of_main), tuple(map(_array, of_branches)), _dtype(value))
+
+    def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
+        """Return the coefficient at a step that is an integer tensor."""
+        run = self._engine.compiled(schedule.__call__) if mode == "compiled" else schedule
+        return float(_array(run(ops.convert_to_tensor(step, "int32"))))
+
+
+def make_backend() -> KerasBackend:
+    """Return the backend of the framework that Keras is set to.
+
+    Raises:
+        ValueError: it has no adapter.
+    """
+    return KerasBackend()
+
+
+def _tensor(array: Array, dtype: str) -> Any:
+    return ops.convert_to_tensor(np.asarray(array), dtype)
+
+
+def _dtype(tensor: Any) -> str:
+    return str(keras.backend.standardize_dtype(tensor.dtype))
+
+
+def _array(tensor: Any) -> Array:
+    if _dtype(tensor) == "bfloat16":
+        return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")), np.float64)
+    return np.asarray(ops.convert_to_numpy(tensor))

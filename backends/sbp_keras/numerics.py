@@ -1,0 +1,33 @@
+"""Reductions that keep the dtype they are given."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def mean(x: Any, axis: tuple[int, ...]) -> Any:
+    """Return the mean over ``axis``, in the dtype of ``x``.
+
+    ``ops.mean`` computes float64 in float32 on the JAX and PyTorch backends (Keras 3.15), and float16 in float32
+    everywhere, which is what one wants.
+    """
+    if not axis:
+        return x
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        return ops.mean(x, axis=axis)
+    sizes = [ops.shape(x)[position] for position in axis]
+    count = math.prod(sizes) if all(isinstance(size, int) for size in sizes) else ops.cast(ops.prod(sizes), x.dtype)
+    return ops.sum(x, axis=axis) / count
+
+
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """Return the mean cross-entropy of ``logits``, ``(batch, classes)``, and integer ``labels``, ``(batch,)``.
+
+    ``ops.sparse_categorical_crossentropy`` gives float32 for bfloat16 logits on JAX.
+    """
+    chosen = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return mean(-ops.sum(chosen * ops.log_softmax(logits), axis=-1), (0,))

@@ -1,0 +1,113 @@
+"""Weights in and out under the names and layouts that all frameworks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from sbp_keras.networks import ResNet, layer_name
+from sbp_keras.shortcut import ShortcutModel
+
+Array = NDArray[Any]
+
+# Keras's name of a weight, to the shared one
+_PARTS = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "bias": "bias",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+    "decay_logit": "decay_logit",
+}
+
+
+class _Slot(NamedTuple):
+    """A variable, and the axes that turn its layout into the shared one."""
+
+    variable: Any
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.variable.shape[axis] for axis in self.axes)
+
+
+def export_weights(net_or_model: keras.Model) -> dict[str, Array]:
+    """Return every weight and running statistic by its canonical name, in the layout of ``ResNetSpec``.
+
+    Convolutions are OIHW, linear layers (classes, channels). A :class:`ResNet` has the names of
+    ``spec.parameter_shapes()``; any other functional model those of its layers, ``layer.weight``, with the names of
+    models in front where they are nested. A :class:`ShortcutModel` has ``main.<name>`` and ``branches.<tap>.weight``
+    and ``.bias``.
+
+    Raises:
+        ValueError: a layer holds a weight that has no shared name.
+
+    Example:
+        >>> from sbp_keras import resnet18
+        >>> weights = export_weights(resnet18((8, 8, 3), widths=(4, 4, 8, 8)))
+        >>> weights["stem.conv.weight"].shape, weights["head.weight"].shape
+        ((4, 3, 3, 3), (10, 8))
+    """
+    return {name: np.transpose(_to_numpy(slot.variable), slot.axes) for name, slot in _slots(net_or_model).items()}
+
+
+def import_weights(net_or_model: keras.Model, weights: Mapping[str, Array]) -> None:
+    """Write what :func:`export_weights` returned, of this or another framework; all names and shapes are checked first.
+
+    Raises:
+        ValueError: a name is missing or unknown, or a shape differs; nothing has been written then.
+    """
+    slots = _slots(net_or_model)
+    missing, unknown = sorted(set(slots) - set(weights)), sorted(set(weights) - set(slots))
+    if missing or unknown:
+        raise ValueError(f"weights must have the names of the network; missing: {missing}, unknown: {unknown}")
+    arrays = {name: np.asarray(weights[name]) for name in slots}
+    for name, slot in slots.items():
+        if arrays[name].shape != slot.shape:
+            raise ValueError(f"weights[{name!r}] must have shape {slot.shape}, got {arrays[name].shape}")
+    for name, slot in slots.items():
+        slot.variable.assign(np.transpose(arrays[name], np.argsort(slot.axes)))
+
+
+def _slots(model: keras.Model) -> dict[str, _Slot]:
+    return dict(_walk(model, ""))
+
+
+def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, _Slot]]:
+    if isinstance(model, ShortcutModel):
+        yield from _walk(model.main, f"{prefix}main.")
+        for tap, branch in zip(model.spec.taps, model.branches, strict=True):
+            yield from _layer(branch, f"{prefix}branches.{tap}")
+    elif isinstance(model, ResNet):
+        for name in model.spec.parameter_shapes():
+            module = name.rpartition(".")[0]
+            yield prefix + name, dict(_layer(model.get_layer(layer_name(model.spec, module)), module))[name]
+    else:
+        for layer in model.layers:
+            inner = prefix + layer.name
+            yield from _walk(layer, f"{inner}.") if isinstance(layer, keras.Model) else _layer(layer, inner)
+
+
+def _layer(layer: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, _Slot]]:
+    for variable in layer.weights:
+        if variable.name not in _PARTS:
+            raise ValueError(
+                f"weight {variable.path!r} has no shared name; known are {', '.join(_PARTS)}. "
+                "Use model.save_weights for a model with other layers"
+            )
+        yield f"{prefix}.{_PARTS[variable.name]}", _Slot(variable, _axes(len(variable.shape)))
+
+
+def _axes(rank: int) -> tuple[int, ...]:
+    # kernels end in (inputs, outputs): these come first, swapped, and space after them
+    return tuple(range(rank)) if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
+
+
+def _to_numpy(variable: Any) -> Array:
+    return np.asarray(keras.ops.convert_to_numpy(variable))

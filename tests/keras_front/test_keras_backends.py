@@ -1,0 +1,52 @@
+"""The other tests of this folder again, on each backend of Keras that this process does not run on; and the example."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+FILES = ["test_keras_neurons.py", "test_keras_networks.py", "test_keras_shortcut.py", "test_keras_contract.py"]
+BACKENDS = ["tensorflow", "jax", "torch"]
+# Keras's default; a process keeps the backend that it started with
+CURRENT = os.environ.get("KERAS_BACKEND", "tensorflow")
+
+
+def run(backend, *arguments, **settings):
+    for package in ("keras", backend):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"} | settings
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=HERE,
+        timeout=580,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != CURRENT])
+def test_the_front_end_passes_its_tests_on(backend):
+    # on JAX nearly all of the time goes into compiling, so it may compile carelessly
+    output = run(
+        backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *FILES, JAX_DISABLE_MOST_OPTIMIZATIONS="1"
+    )
+    assert " passed" in output
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_example_learns_on(backend):
+    if importlib.util.find_spec("sklearn") is None:
+        pytest.skip("scikit-learn is not installed")
+    output = run(backend, str(HERE.parents[1] / "examples" / "keras_digits.py"))
+    name, _, accuracy = output.strip().splitlines()[-1].partition(": ")
+    assert name == f"accuracy of the main branch on {backend}"
+    assert float(accuracy) > 0.85
