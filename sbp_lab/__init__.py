@@ -1,0 +1,9 @@
+"""The ``sbp`` command: data, training runs, comparisons, diagnosis and reports. It needs the extra ``lab``."""
+
+from importlib.util import find_spec
+
+from sbp_core.registry import missing_framework
+
+for _package in ("typer", "rich", "matplotlib", "sklearn"):
+    if find_spec(_package) is None:
+        raise missing_framework(_package, "lab", ModuleNotFoundError(name=_package))

@@ -1,0 +1,356 @@
+"""The ``sbp`` command."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from sbp_core import LIFSpec, Surrogate, as_surrogate, registry, validation
+from sbp_core.specs.surrogates import FAMILIES
+from sbp_lab import data as data_sets
+from sbp_lab import networks, trainers
+from sbp_lab.methods import METHODS
+from sbp_lab.training import Epoch, Recipe, Run
+
+# framework chatter that would drown the tables; a setting of the user's own wins
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+app = typer.Typer(
+    name="sbp",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    help="Train deep spiking networks with shortcut back-propagation, and see what it does to the gradient.\n\n"
+    "Try first: sbp compare --backend torch --data digits",
+)
+
+
+class Combine(StrEnum):
+    """How branches join the main output."""
+
+    logits = "logits"
+    losses = "losses"
+
+
+def _one_of(name: str, allowed: Iterable[str]) -> Any:  # typer types its options so
+    known = sorted(allowed)
+
+    def check(value: str) -> str:
+        try:
+            return validation.choice(name, value, known)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return typer.Option(help=f"One of {', '.join(known)}.", callback=check, show_default=True)
+
+
+def _methods(value: str) -> str:
+    for name in value.split(","):
+        try:
+            validation.choice("method", name, METHODS)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+    return value
+
+
+Backend = Annotated[str, _one_of("backend", trainers.TRAINERS)]
+Data = Annotated[str, _one_of("data", data_sets.DATASETS)]
+Net = Annotated[str, _one_of("net", networks.NETWORKS)]
+SurrogateOption = Annotated[
+    str,
+    typer.Option(metavar="NAME[:WIDTH]", help=f"Surrogate gradient, with a width if you like: {', '.join(FAMILIES)}."),
+]
+Width = Annotated[int, typer.Option(min=1, help="Channels of the first stage; each later stage has twice as many.")]
+TimeSteps = Annotated[int, typer.Option("--time-steps", "-T", min=1, help="How often the image is shown.")]
+Taps = Annotated[str, typer.Option(help="Blocks that get a branch, with commas between.")]
+CombineOption = Annotated[
+    Combine, typer.Option("--combine", help="Add the branches' logits (the paper's), or weigh their losses.")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per step.")]
+LearningRate = Annotated[float, typer.Option(min=0.0, help="AdamW's at the start; it falls to 0 along half a cosine.")]
+WeightDecay = Annotated[float, typer.Option(min=0.0, max=1.0, help="AdamW's decoupled weight decay.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the batches.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the files; runs/ and the time if not given.")]
+
+# chosen by measurement so that a deep vanilla network learns at all: see docs/demo.md
+BACKEND, DATA, NET = "torch", "digits", "resnet34"
+SURROGATE, WIDTH, TIME_STEPS = "rectangle:2", 8, 2
+TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = "layer1,layer2,layer3", 20, 64, 0.01, 0.02, 3
+
+
+@app.command()
+def train(
+    backend: Backend = BACKEND,
+    data: Data = DATA,
+    net: Net = NET,
+    method: Annotated[str, _one_of("method", METHODS)] = "evolutionary",
+    seed: Seed = 0,
+    epochs: Epochs = EPOCHS,
+    batch_size: BatchSize = BATCH_SIZE,
+    learning_rate: LearningRate = LEARNING_RATE,
+    weight_decay: WeightDecay = WEIGHT_DECAY,
+    width: Width = WIDTH,
+    time_steps: TimeSteps = TIME_STEPS,
+    surrogate: SurrogateOption = SURROGATE,
+    taps: Taps = TAPS,
+    combine: CombineOption = Combine.logits,
+    out: Out = None,
+) -> None:
+    """Train one network with one method; a line per epoch, then results.json and a plot."""
+    recipe = _recipe(
+        backend, data, net, width, time_steps, surrogate, taps, combine, epochs, batch_size,
+        learning_rate, weight_decay,
+    )  # fmt: skip
+    _compare(recipe, (method,), (seed,), jobs=1, folder=_folder(out, "train"), line_per_epoch=True)
+
+
+@app.command()
+def compare(
+    backend: Backend = BACKEND,
+    data: Data = DATA,
+    net: Net = NET,
+    methods: Annotated[
+        str, typer.Option(callback=_methods, help=f"Of {', '.join(METHODS)}; with commas between.")
+    ] = ",".join(METHODS),
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = SEEDS,
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Runs at a time, each with one thread; 0 for one per processor.")
+    ] = 0,
+    epochs: Epochs = EPOCHS,
+    batch_size: BatchSize = BATCH_SIZE,
+    learning_rate: LearningRate = LEARNING_RATE,
+    weight_decay: WeightDecay = WEIGHT_DECAY,
+    width: Width = WIDTH,
+    time_steps: TimeSteps = TIME_STEPS,
+    surrogate: SurrogateOption = SURROGATE,
+    taps: Taps = TAPS,
+    combine: CombineOption = Combine.logits,
+    out: Out = None,
+) -> None:
+    """Train vanilla, shortcut and evolutionary over several seeds; a table, results.json and a plot.
+
+    Accuracy is the main output's alone, as in inference. At equal seeds every method and framework starts alike.
+    """
+    from sbp_lab.results import processors
+
+    recipe = _recipe(
+        backend, data, net, width, time_steps, surrogate, taps, combine, epochs, batch_size,
+        learning_rate, weight_decay,
+    )  # fmt: skip
+    chosen = tuple(dict.fromkeys(methods.split(",")))
+    _compare(recipe, chosen, tuple(range(seeds)), jobs=jobs or processors(), folder=_folder(out, "compare"))
+
+
+@app.command()
+def gradients(
+    backend: Backend = BACKEND,
+    data: Data = DATA,
+    net: Net = NET,
+    seed: Seed = 0,
+    batch_size: BatchSize = BATCH_SIZE,
+    width: Width = WIDTH,
+    time_steps: TimeSteps = TIME_STEPS,
+    surrogate: SurrogateOption = SURROGATE,
+    taps: Taps = TAPS,
+    combine: CombineOption = Combine.logits,
+    out: Out = None,
+) -> None:
+    """Show the gradient's size at every layer at initialisation, with and without shortcuts; a table and a plot.
+
+    Growing towards the input, the gradient explodes; shrinking, it vanishes.
+    """
+    from sbp_lab.diagnosis import gradient_norms
+    from sbp_lab.plots import plot_gradients
+    from sbp_lab.results import describe_network, machine, versions, write_json
+
+    recipe = _recipe(
+        backend, data, net, width, time_steps, surrogate, taps, combine, 1, batch_size,
+        LEARNING_RATE, WEIGHT_DECAY,
+    )  # fmt: skip
+    folder = _folder(out, "gradients")
+    with _clean_errors():
+        norms = gradient_norms(recipe, tuple(METHODS), seed, data_sets.load(recipe.data))
+    console = Console()
+    title = f"{describe_network(recipe)}, at initialisation, one batch of {batch_size}, {backend}"
+    table = Table(title=title)
+    table.add_column("L2 norm of the gradient of")
+    for name in norms:
+        table.add_column(name, justify="right")
+    for layer in next(iter(norms.values())):
+        table.add_row(layer, *(f"{norms[name][layer]:.3g}" for name in norms))
+    console.print(table)
+    content = {"schema": "sbp.gradients/1", "recipe": recipe.to_dict(), "seed": seed, "norms": norms}
+    file = write_json(folder / "gradients.json", content | {"versions": versions(), "machine": machine()})
+    picture = plot_gradients(norms, title, folder / "gradients.png")
+    console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
+
+
+@app.command()
+def backends() -> None:
+    """List the backends: what is installed, versions, dtypes, devices."""
+    table = Table()
+    for heading in ("backend", "versions", "runs", "dtypes", "devices"):
+        table.add_column(heading)
+    for name in registry.names():
+        try:
+            backend = registry.load(name)
+        except ModuleNotFoundError as error:
+            table.add_row(name, escape(str(error)))
+            continue
+        versions = ", ".join(f"{package} {version}" for package, version in backend.versions.items())
+        devices = ", ".join(trainers.load(name).devices()) if name in trainers.TRAINERS else ""
+        table.add_row(name, versions, ", ".join(backend.modes), ", ".join(backend.dtypes), devices)
+    Console().print(table)
+
+
+def _recipe(
+    backend: str,
+    data_name: str,
+    net: str,
+    width: int,
+    time_steps: int,
+    surrogate: str,
+    taps: str,
+    combine: Combine,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+) -> Recipe:
+    with _clean_errors():
+        dataset = data_sets.load(data_name)
+        network = networks.build(
+            net,
+            width=width,
+            num_classes=dataset.num_classes,
+            in_channels=dataset.channels,
+            time_steps=time_steps,
+            neuron=LIFSpec(surrogate=_surrogate(surrogate)),
+        )
+        return Recipe(
+            backend=backend,
+            data=data_name,
+            network=network,
+            taps=tuple(taps.split(",")),
+            combine=combine.value,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+        )
+
+
+def _surrogate(text: str) -> Surrogate:
+    name, colon, width = text.partition(":")
+    family = as_surrogate(name)
+    if not colon:
+        return family
+    if not hasattr(family, "width"):
+        raise ValueError(f"surrogate {name!r} has no width, got {text!r}")
+    try:
+        return family.replace(width=float(width))
+    except ValueError as error:
+        raise ValueError(f"surrogate must be NAME or NAME:WIDTH, got {text!r}: {error}") from None
+
+
+def _compare(
+    recipe: Recipe,
+    methods: tuple[str, ...],
+    seeds: tuple[int, ...],
+    *,
+    jobs: int,
+    folder: Path,
+    line_per_epoch: bool = False,
+) -> None:
+    from sbp_lab.comparison import run_all
+    from sbp_lab.plots import plot_comparison
+    from sbp_lab.results import Comparison, describe, table
+
+    console = Console()
+    comparison = Comparison(recipe=recipe, methods=methods, seeds=seeds, jobs=jobs)
+    count = len(comparison.pairs())
+    console.print(f"{describe(recipe)}: {count} run{'s' * (count > 1)}, {min(jobs, count)} at a time", soft_wrap=True)
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        # a log gets a line per run, not a moving bar
+        disable=not console.is_terminal,
+    )
+    bar = progress.add_task("epochs", total=count * recipe.epochs)
+
+    def epoch_done(method: str, seed: int, number: int, epoch: Epoch) -> None:
+        progress.advance(bar)
+        if line_per_epoch:
+            console.print(f"epoch {number}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy * 100:.1f} %")
+
+    try:
+        with _clean_errors(), _interruptible(), progress, closing(run_all(comparison, epoch_done)) as runs:
+            for run in runs:
+                comparison = comparison.with_run(run)
+                comparison.write(folder)
+                console.print(_line(run), soft_wrap=True)
+    except KeyboardInterrupt:
+        done = len(comparison.runs)
+        kept = f"{folder / 'results.json'} holds the {done} finished of {count} runs" if done else "nothing was written"
+        console.print(f"Interrupted: {kept}.", soft_wrap=True)
+        raise typer.Exit(130) from None
+    console.print(table(comparison))
+    picture = plot_comparison(comparison, folder / "comparison.png")
+    console.print(f"Wrote {folder / 'results.json'} and {picture.name}", soft_wrap=True)
+
+
+def _line(run: Run) -> str:
+    return (
+        f"{run.method}, seed {run.seed}: accuracy {run.accuracy * 100:.1f} %, "
+        f"first / last gradient {run.gradient_ratio:.2g}, {run.step_ms:.1f} ms per step, {run.seconds:.0f} s"
+    )
+
+
+def _folder(out: Path | None, command: str) -> Path:
+    folder = out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{command}"
+    held = [name for name in ("results.json", "gradients.json") if (folder / name).exists()]
+    if held:
+        raise typer.BadParameter(f"{folder} already holds {held[0]}; name another folder", param_hint="--out")
+    return folder
+
+
+@contextmanager
+def _clean_errors() -> Iterator[None]:
+    """Turn the errors that a person can put right into one line without a traceback."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(str(error), param_hint="--backend") from None
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a request to terminate end the command as Ctrl-C does, so that no process is left behind."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

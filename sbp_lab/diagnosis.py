@@ -1,0 +1,51 @@
+"""Where the gradient goes: its size at every layer, with and without branches, before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sbp_core import validation
+from sbp_core.reference.networks import initial_weights
+from sbp_lab import trainers
+from sbp_lab.data import Dataset
+from sbp_lab.methods import METHODS
+from sbp_lab.training import Recipe, batches
+
+
+def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: Dataset) -> dict[str, dict[str, float]]:
+    """Return the L2 norm of the gradient of every convolution and of the head, on the seed's first batch.
+
+    Each method differentiates at its first coefficient, ``schedule(0)``, with the same initial weights.
+
+    Returns:
+        Method to canonical layer name (``stem.conv``, ``layer1.0.conv1``, ...) to norm, from the input to the output.
+
+    Raises:
+        ValueError: an unknown method or backend, or fewer training images than a batch.
+        ModuleNotFoundError: the backend's framework is not installed.
+    """
+    if len(dataset.train_labels) < recipe.batch_size:
+        raise ValueError(f"batch_size must be at most {len(dataset.train_labels)}, got {recipe.batch_size}")
+    build = trainers.load(recipe.backend).make_trainer
+    images, labels = next(batches(dataset, recipe.batch_size, seed, 1))
+    norms: dict[str, dict[str, float]] = {}
+    for name in methods:
+        schedule = METHODS[validation.choice("method", name, METHODS)].schedule
+        taps = recipe.taps if schedule is not None else ()
+        trainer = build(
+            recipe.network,
+            initial_weights(recipe.network, seed, taps),
+            taps=taps,
+            combine=recipe.combine,
+            weight_decay=recipe.weight_decay,
+        )
+        coefficient = 0.0 if schedule is None else schedule.resolve(total_steps=1)(0)
+        gradients = trainer.gradients(images, labels, coefficient)
+        norms[name] = {
+            weight.removesuffix(".weight"): float(np.linalg.norm(np.asarray(gradients[weight], np.float64)))
+            for weight, shape in recipe.network.parameter_shapes().items()
+            if len(shape) == 4 or weight == "head.weight"
+        }
+    return norms

@@ -1,0 +1,142 @@
+"""The pictures of a comparison and of a gradient diagnosis."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from sbp_lab.results import Comparison, describe, write_bytes
+
+#: Okabe and Ito's colours: told apart by colour-blind readers, and in grey.
+COLOURS = {"vanilla": "#4d4d4d", "shortcut": "#e69f00", "evolutionary": "#0072b2"}
+
+
+def plot_comparison(comparison: Comparison, path: Path) -> Path:
+    """Draw accuracy over the epochs and the first layer's relative gradient, and write them as a PNG."""
+    figure = _figure(9.6, 4.2)
+    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.5, 1)})
+    _accuracy(left, comparison)
+    _ratio(right, comparison)
+    figure.suptitle(describe(comparison.recipe), fontsize=10, x=0.01, ha="left", color="#333333")
+    return _write(figure, path)
+
+
+def plot_gradients(norms: Mapping[str, Mapping[str, float]], title: str, path: Path) -> Path:
+    """Draw the gradient's norm of every layer, method by method, and write it as a PNG.
+
+    Args:
+        norms: method to layer to norm, the layers in order from the input to the output.
+        title: what it is of.
+        path: of the PNG.
+    """
+    figure = _figure(9.6, 4.6)
+    axes = figure.subplots()
+    layers = list(next(iter(norms.values())))
+    places = {name: place for place, name in enumerate((name for name in layers if "downsample" not in name), start=1)}
+    for method, values in norms.items():
+        colour = COLOURS.get(method)
+        axes.plot(
+            list(places.values()), [_positive(values[name]) for name in places], "o-", ms=4, color=colour, label=method
+        )
+        for name in layers:
+            if "downsample" in name:
+                # beside the block's second convolution, which works in parallel to it
+                place = places[name.replace("downsample.conv", "conv2")]
+                axes.plot(place, _positive(values[name]), "s", ms=5, mfc="none", color=colour)
+    axes.plot([], [], "s", ms=5, mfc="none", color="#777777", label="1x1 convolution of the identity path")
+    _stages(axes, list(places))
+    _log_scale(axes)
+    axes.set_ylabel("L2 norm of the weight's gradient")
+    axes.set_title(title, fontsize=10, loc="left", color="#333333", pad=18)
+    axes.legend(frameon=False, fontsize=9)
+    return _write(figure, path)
+
+
+def _accuracy(axes: Axes, comparison: Comparison) -> None:
+    for summary in comparison.summaries():
+        curves = np.array([[epoch.accuracy * 100 for epoch in run.epochs] for run in comparison.of(summary.method)])
+        epochs = np.arange(1, curves.shape[1] + 1)
+        colour = COLOURS.get(summary.method)
+        marker = "o" if len(epochs) == 1 else None
+        label = f"{summary.method}, {curves[:, -1].mean():.1f} %"
+        axes.plot(epochs, curves.mean(axis=0), color=colour, lw=2, marker=marker, label=label)
+        axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("test accuracy of the main output, %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(
+        frameon=False, fontsize=9, loc="upper left", title="mean at the end", alignment="left", title_fontsize=9
+    )
+    count = len(comparison.seeds)
+    axes.set_title(f"mean and range of {count} seeds" if count > 1 else "one seed", fontsize=9, loc="left")
+
+
+def _ratio(axes: Axes, comparison: Comparison) -> None:
+    summaries = comparison.summaries()
+    for place, summary in enumerate(summaries):
+        values = [run.gradient_ratio for run in comparison.of(summary.method)]
+        values = [value for value in values if math.isfinite(value) and value > 0]
+        colour = COLOURS.get(summary.method)
+        if not values:
+            axes.annotate("none", (place, 1.0), ha="center", fontsize=9)
+            continue
+        axes.scatter([place] * len(values), values, color=colour, alpha=0.6, s=28, lw=0, zorder=3)
+        mean = float(np.mean(values))
+        axes.hlines(mean, place - 0.25, place + 0.25, color=colour, lw=2)
+        axes.annotate(f"{mean:.2g}", (place + 0.3, mean), va="center", fontsize=9, color=colour)
+    axes.axhline(1.0, color="#999999", lw=1, ls="--", zorder=0)
+    _log_scale(axes)
+    axes.set_xlim(-0.6, len(summaries) - 0.1)
+    axes.set_xticks(range(len(summaries)), [summary.method for summary in summaries])
+    axes.set_ylabel("norm at the first layer / at the last")
+    axes.set_title("gradient in epoch 1: seeds and their mean", fontsize=9, loc="left")
+
+
+def _stages(axes: Axes, layers: Sequence[str]) -> None:
+    stages = [name.partition(".")[0] for name in layers]
+    for number, stage in enumerate(dict.fromkeys(stages)):
+        first, last = stages.index(stage), len(stages) - 1 - stages[::-1].index(stage)
+        if number % 2:
+            axes.axvspan(first + 0.5, last + 1.5, color="#000000", alpha=0.05, lw=0)
+        axes.annotate(
+            stage,
+            ((first + last) / 2 + 1, 1.02),
+            xycoords=("data", "axes fraction"),
+            ha="center",
+            fontsize=9,
+            color="#555555",
+        )
+    axes.set_xlim(0.5, len(stages) + 0.5)
+    axes.set_xlabel("layer, from the input to the output")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _log_scale(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+
+
+def _positive(value: float) -> float:
+    return value if value > 0 else math.nan
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", alpha=0.25, lw=0.6)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return write_bytes(path, picture.getvalue())
