@@ -1,0 +1,54 @@
+"""Every Python block of the README and of docs/usage.md runs as written."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"PyTorch": "torch", "Keras 3": "keras", "JAX": "jax", "TensorFlow without Keras": "tensorflow"}
+KERAS_BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def python_blocks(page):
+    """Return the page's Python code by heading."""
+    sections, heading = {}, ""
+    text = (ROOT / page).read_text()
+    for match in re.finditer(r"^#+ (?P<heading>[^\n]+)$|^```python\n(?P<code>.*?)^```$", text, re.M | re.S):
+        if match["heading"]:
+            heading = match["heading"].strip()
+        else:
+            sections[heading] = sections.get(heading, "") + match["code"]
+    return sections
+
+
+def snippets():
+    for page in ("README.md", "docs/usage.md"):
+        sections = python_blocks(page)
+        first = sections.pop("Specs", "")
+        for heading, code in sections.items():
+            for keras_backend in KERAS_BACKENDS if heading == "Keras 3" else ("",):
+                yield pytest.param(
+                    heading, first + code, keras_backend, id=f"{page}-{heading}-{keras_backend}".strip("-")
+                )
+
+
+@pytest.mark.parametrize(("heading", "code", "keras_backend"), list(snippets()))
+def test_snippet_runs_as_written(heading, code, keras_backend, tmp_path):
+    for framework in filter(None, (FRAMEWORKS[heading], keras_backend)):
+        if importlib.util.find_spec(framework) is None:
+            pytest.skip(f"{framework} is not installed")
+    environment = os.environ | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"{code}\n{result.stderr[-3000:]}"
+
+
+def test_both_pages_show_every_framework():
+    for page in ("README.md", "docs/usage.md"):
+        assert {"PyTorch", "Keras 3", "JAX"} <= set(python_blocks(page)), page
