@@ -49,10 +49,10 @@ class ShortcutSpec(Spec):
             ValueError: a tap that does not exist; the message suggests near names and lists those that do.
 
         Example:
-            >>> ShortcutSpec(taps=("layr1",)).check_taps(["layer1", "layer2"])
+            >>> ShortcutSpec(taps=("layr1",)).check_taps(["stem", "layer1"])
             Traceback (most recent call last):
             ...
-            ValueError: tap 'layr1' does not exist; did you mean 'layer1'? The network has: layer1, layer2
+            ValueError: tap 'layr1' does not exist; did you mean 'layer1'? The network has: stem, layer1
         """
         names = list(available)
         for tap in self.taps:
