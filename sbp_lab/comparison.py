@@ -7,7 +7,7 @@ import os
 import queue
 import signal
 from collections.abc import Callable, Generator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing.queues import Queue
 from typing import Any
@@ -49,14 +49,22 @@ def _run_in_processes(comparison: Comparison, on_epoch: EpochDone) -> Generator[
         initializer=_start_worker,
         initargs=(comparison.recipe.backend, events),
     )
+    # not concurrent.futures.wait: an interrupt in the middle of it leaves the futures' locks held
+    done: queue.SimpleQueue[Future[Run]] = queue.SimpleQueue()
     finished = False
     try:
-        waiting = {pool.submit(_work, comparison.recipe, *pair) for pair in comparison.pairs()}
-        while waiting:
-            done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+        for pair in comparison.pairs():
+            pool.submit(_work, comparison.recipe, *pair).add_done_callback(done.put)
+        left = len(comparison.pairs())
+        while left:
             _report(events, on_epoch)
-            for future in done:
-                yield future.result()
+            try:
+                future = done.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            left -= 1
+            _report(events, on_epoch)
+            yield future.result()
         finished = True
     finally:
         if not finished:
