@@ -3,6 +3,9 @@ PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
 INSTALL := install --quiet --constraint constraints.txt
+PACKAGES := sbp_core sbp_torch sbp_tf sbp_jax sbp_keras sbp_conformance sbp_lab
+# the tensors of the tests are tiny: one thread each, and two processes side by side
+PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(TEST)/bin/pytest -n 2 --dist worksteal
 export TF_CPP_MIN_LOG_LEVEL := 3
 
 .PHONY: demo test lint types core adapters conformance wheel clean
@@ -27,14 +30,14 @@ wheel: $(TEST)/installed
 	$(TEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 
 core: wheel
-	$(TEST)/bin/pytest tests/core
-	$(TEST)/bin/pytest --doctest-modules --pyargs sbp_core
+	$(PYTEST) tests/core
+	$(PYTEST) --doctest-modules --pyargs $(PACKAGES)
 
 adapters: wheel
-	$(TEST)/bin/pytest tests --ignore tests/core --ignore tests/conformance
+	$(PYTEST) tests --ignore tests/core --ignore tests/conformance
 
 conformance: wheel
-	$(TEST)/bin/pytest tests/conformance
+	$(PYTEST) tests/conformance
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
