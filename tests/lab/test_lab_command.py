@@ -14,6 +14,8 @@ from sbp_core import registry
 from sbp_lab import trainers
 from sbp_lab.cli import app
 
+# a parent may have told its children to ignore Ctrl-C
+CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sbp_lab.cli import app; app()"
 TINY = ["--net", "resnet10", "--width", "2", "-T", "1", "--batch-size", "700"]
 
 
@@ -149,7 +151,7 @@ def test_a_framework_that_is_not_installed_is_answered_with_its_extra(module, ar
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(number, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", "from sbp_lab.cli import app; app()", "compare", "--out", str(out), *TINY]
+    command = [sys.executable, "-c", CODE, "compare", "--out", str(out), *TINY]
     process = subprocess.Popen(
         [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
         stdout=subprocess.PIPE,
@@ -166,7 +168,7 @@ def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(numbe
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
