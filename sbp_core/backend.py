@@ -18,7 +18,6 @@ from sbp_core.specs.surrogates import Surrogate
 
 Array = NDArray[Any]
 Mode = Literal["eager", "compiled"]
-Combine = Literal["logits", "losses"]
 
 
 class SpikeResult(NamedTuple):
@@ -101,37 +100,20 @@ class Backend(Protocol):
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
-        dtype: str,
-        mode: Mode,
-    ) -> LossResult:
-        """Compose main and branch logits, ``(batch, classes)``, into a mean cross-entropy and differentiate."""
-        ...
-
-    def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
-        """Return the coefficient at ``step``, passed to the schedule as an integer array of the framework."""
-        ...
-
-
-@runtime_checkable
-class ComposesLosses(Protocol):
-    """What a backend may have besides: every loss of a :class:`~sbp_core.LossSpec`. It is held to it if it has."""
-
-    def composed_loss(
-        self,
-        main: Array,
-        branches: Sequence[Array],
-        labels: Array,
-        coefficient: float,
-        *,
         spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
         """Compose main and branch logits into ``spec``'s loss and differentiate.
 
-        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``.
+        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``; the labels are
+        ``(batch,)``. The equations are those of :func:`sbp_core.composition.compose_loss`, which computes them in any
+        framework.
         """
+        ...
+
+    def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
+        """Return the coefficient at ``step``, passed to the schedule as an integer array of the framework."""
         ...
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
 from sbp_core.reference import losses, neuron
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
@@ -61,23 +61,6 @@ class ReferenceBackend:
         return NeuronResult(output, final, found.grad_input, grad_state, grad_logit, str(output.dtype))
 
     def loss(
-        self,
-        main: Array,
-        branches: Sequence[Array],
-        labels: Array,
-        coefficient: float,
-        *,
-        combine: Combine,
-        dtype: str,
-        mode: Mode,
-    ) -> LossResult:
-        """Compose and differentiate in float64."""
-        value, grad_main, grad_branches = losses.composed_loss(
-            _double(main, dtype), [_double(branch, dtype) for branch in branches], labels, coefficient, combine
-        )
-        return LossResult(value, grad_main, grad_branches, dtype)
-
-    def composed_loss(
         self,
         main: Array,
         branches: Sequence[Array],
