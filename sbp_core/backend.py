@@ -12,12 +12,13 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from sbp_core.specs.losses import LossSpec
+from sbp_core.specs.networks import ResNetSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 
 Array = NDArray[Any]
-Mode = Literal["eager", "compiled"]
+Mode = Literal["eager", "compiled", "vmapped"]
 
 
 class SpikeResult(NamedTuple):
@@ -52,14 +53,81 @@ class LossResult(NamedTuple):
     dtype: str
 
 
+class ShortcutNetwork(NamedTuple):
+    """A spiking ResNet with branches, and the loss it is trained with.
+
+    Attributes:
+        spec: the network.
+        taps: blocks with a branch.
+        loss: of main and branch logits; not per step, for the network averages them over time.
+    """
+
+    spec: ResNetSpec
+    taps: tuple[str, ...]
+    loss: LossSpec
+
+
+class MomentumSGD(NamedTuple):
+    """Stochastic gradient descent with momentum, of every parameter, the branches' and learnt decays included.
+
+    With g the gradient at step k and ``v_0 = 0``: ``v_k = momentum * v_{k-1} + g``, ``w_k = w_{k-1} - learning_rate *
+    v_k``. No dampening, no Nesterov step, no weight decay. Frameworks agree on this one; on Adam's epsilon and on the
+    coupling of weight decay they do not.
+    """
+
+    learning_rate: float
+    momentum: float
+
+
+class Batch(NamedTuple):
+    """Still images, ``(batch, channels, height, width)``, and integer classes, ``(batch,)``."""
+
+    images: Array
+    labels: Array
+
+
+class NetworkResult(NamedTuple):
+    """What one step of training gave, before any weight moved; names and layouts as in :class:`~sbp_core.ResNetSpec`.
+
+    Attributes:
+        logits: what the model gave in training: the summed logits alone, or the main and each branch's, as its loss
+            composes them.
+        value: the loss.
+        gradients: of each parameter, ``main.<name>`` and ``branches.<tap>.<name>``.
+        statistics: the running means and variances after the step.
+        evaluated: main logits of the same images in evaluation, after the step.
+        spikes: the output of each block, ``(time, batch, channels, height, width)``: the stem and every stage.
+        dtype: names the dtype that the native logits had.
+    """
+
+    logits: tuple[Array, ...]
+    value: float
+    gradients: Mapping[str, Array]
+    statistics: Mapping[str, Array]
+    evaluated: Array
+    spikes: Mapping[str, Array]
+    dtype: str
+
+
+class TrainingResult(NamedTuple):
+    """What training gave: the loss of each step, and every parameter and running statistic at its end."""
+
+    losses: tuple[float, ...]
+    weights: Mapping[str, Array]
+    dtype: str
+
+
 @runtime_checkable
 class Backend(Protocol):
     """An adapter under test.
 
+    Arrays come in any memory layout; a framework whose arrays have one gets them as they are.
+
     Attributes:
         name: what the table calls it.
         versions: package to version, of everything that computes.
-        modes: "eager" and, where the framework compiles, "compiled".
+        modes: "eager"; "compiled" where the framework compiles; "vmapped" where it maps functions: spike and neuron
+            then differentiate each sample by itself, mapped over the batch.
         dtypes: names of the dtypes it computes in, of float64, float32, bfloat16, float16.
     """
 
@@ -114,6 +182,38 @@ class Backend(Protocol):
 
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
         """Return the coefficient at ``step``, passed to the schedule as an integer array of the framework."""
+        ...
+
+
+@runtime_checkable
+class TrainsNetworks(Protocol):
+    """What a backend may have besides: the network of :class:`~sbp_core.ResNetSpec`. It is held to it if it has."""
+
+    def network(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batch: Batch,
+        coefficient: float,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> NetworkResult:
+        """Build the network with ``weights``, run a training step's forward and backward pass, then evaluate."""
+        ...
+
+    def training(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batches: Sequence[Batch],
+        schedule: Schedule,
+        optimizer: MomentumSGD,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> TrainingResult:
+        """Train from ``weights``, a step for each batch; the k-th, k = 1, 2, ..., uses ``schedule(k)``."""
         ...
 
 
