@@ -15,7 +15,7 @@ from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, Outcome
 from sbp_core.backend import Backend, Mode
 
-MODES: tuple[Mode, ...] = ("eager", "compiled")
+MODES: tuple[Mode, ...] = ("eager", "compiled", "vmapped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Selection:
     Attributes:
         levels: names of levels.
         cases: names of cases, or shell patterns.
-        modes: eager, compiled.
+        modes: eager, compiled, vmapped.
         dtypes: names of dtypes.
     """
 
@@ -66,8 +66,9 @@ def select(backend: Backend, selection: Selection) -> list[Check]:
         Check(case, mode, dtype)
         for mode in modes
         for case in wanted
+        if case.supports(backend)
         for dtype in dtypes
-        if dtype in _dtypes(case, mode, explicit=selection.cases is not None)
+        if dtype in case.dtypes_in(mode, named=selection.cases is not None)
     ]
 
 
@@ -75,9 +76,11 @@ def _named(case: Case, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(case.name, pattern) for pattern in patterns)
 
 
-def _dtypes(case: Case, mode: Mode, *, explicit: bool) -> Sequence[str]:
-    # a case that is asked for by name runs compiled even if it is not in the compiled selection
-    return case.dtypes if explicit else case.dtypes_in(mode)
+def not_offered(backend: Backend, selection: Selection) -> list[str]:
+    """Return the levels of ``selection`` that ``backend`` has no part in: networks, say, are no duty."""
+    cases = matching(selection)
+    offered = {case.level for case in cases if case.supports(backend)}
+    return [level for level in dict.fromkeys(case.level for case in cases) if level not in offered]
 
 
 def run_check(backend: Backend, check: Check) -> Outcome:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from sbp_conformance.levels import loss, neuron_cases, schedule, surrogate
+from sbp_conformance.levels import edges, loss, network, neuron_cases, schedule, surrogate
 from sbp_conformance.levels.base import Case, Tolerance
 
 LEVELS: dict[str, Callable[[], tuple[Case, ...]]] = {
@@ -16,6 +16,9 @@ LEVELS: dict[str, Callable[[], tuple[Case, ...]]] = {
     "neuron": neuron_cases.cases,
     "loss": loss.cases,
     "schedule": schedule.cases,
+    "edges": edges.cases,
+    "network": network.network_cases,
+    "training": network.training_cases,
 }
 
 
