@@ -24,6 +24,13 @@ def mean(x: Any, axis: tuple[int, ...]) -> Any:
     return ops.sum(x, axis=axis) / count
 
 
+def matmul(x: Any, kernel: Any) -> Any:
+    """Return ``x @ kernel`` in the dtype of ``x``; ``ops.matmul`` takes float64 to float32 on PyTorch (Keras 3.15)."""
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        return ops.matmul(x, kernel)
+    return x @ ops.convert_to_tensor(kernel)
+
+
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean cross-entropy of ``logits``, ``(batch, ..., classes)``, and integer ``labels``, ``(batch, ...)``.
 
