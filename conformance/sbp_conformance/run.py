@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from sbp_conformance.levels import LEVELS, Case, cases_of
+from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, Outcome
 from sbp_core.backend import Backend, Mode
@@ -27,12 +27,15 @@ class Selection:
         cases: names of cases, or shell patterns.
         modes: eager, compiled, vmapped.
         dtypes: names of dtypes.
+        examples: how many neurons the random level makes up, others in every run; None for the few that are always the
+            same.
     """
 
     levels: Sequence[str] | None = None
     cases: Sequence[str] | None = None
     modes: Sequence[str] | None = None
     dtypes: Sequence[str] | None = None
+    examples: int | None = None
 
 
 class Check(NamedTuple):
@@ -49,8 +52,10 @@ def matching(selection: Selection) -> list[Case]:
     Raises:
         ValueError: there is no such level.
     """
-    levels = list(LEVELS) if selection.levels is None else selection.levels
-    return [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    levels = default_levels() if selection.levels is None else selection.levels
+    found = [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    examples = selection.examples
+    return found if examples is None else [case.with_examples(examples) for case in found]
 
 
 def select(backend: Backend, selection: Selection) -> list[Check]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from sbp_conformance.precision import DTYPES, FULL, HALF, UNIT_ROUNDOFF
 from sbp_conformance.results import Finding
@@ -71,6 +71,10 @@ class Case(ABC):
         if mode == "vmapped":
             return self.vmapped
         return self.compiled if mode == "compiled" and not named else self.dtypes
+
+    def with_examples(self, examples: int) -> Self:
+        """Return a case that makes up ``examples`` inputs anew, where it makes up any; else this one."""
+        return self
 
     def supports(self, backend: Backend) -> bool:
         """Whether ``backend`` offers what the case compares, beyond the contract that every backend fulfils."""
