@@ -25,14 +25,12 @@ from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
-from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.specs.surrogates import Surrogate
 from sbp_keras import native
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import ResNet
 from sbp_keras.neurons import LIF
 from sbp_keras.shortcut import ShortcutModel
-from sbp_keras.taps import tap_model
 from sbp_keras.weights import export_weights, import_weights
 
 
@@ -155,7 +153,8 @@ class KerasBackend:
             images = _images(batch, dtype)
             evaluated = model(images, training=False)
             names = tuple(network.spec.tap_channels)
-            *blocks, _ = tap_model(model.main, ShortcutSpec(taps=names))(images, training=True)
+            outputs = [model.main.get_layer(name).output for name in names]
+            blocks = keras.Model(model.main.input, outputs)(images, training=True)
             # variables hold their gradients for a moment, and are exported by name
             for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
                 variable.assign(gradient)

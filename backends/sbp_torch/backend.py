@@ -32,7 +32,6 @@ from sbp_torch.functional import lif, spike
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import ResNet
 from sbp_torch.shortcut import Shortcut
-from sbp_torch.taps import Recorder
 from sbp_torch.weights import export_weights, import_weights
 
 _VJP: Any = torch.func.vjp  # its stub knows only the variant with auxiliary values
@@ -219,12 +218,14 @@ def _statistics(model: Shortcut) -> dict[str, Array]:
 
 
 def _block_outputs(model: Shortcut, images: Tensor) -> dict[str, Tensor]:
-    names = tuple(model.main.spec.tap_channels)  # type: ignore[union-attr, arg-type]
-    recorder = Recorder(model.main, names)
-    recorder.start()
-    model.main(images)
-    found = dict(zip(names, recorder.outputs(), strict=True))
-    recorder.remove()
+    net, found = model.main, dict[str, Tensor]()
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda _, inputs, output, name=name: found.update({name: output}))
+        for name in net.spec.tap_channels  # type: ignore[union-attr]
+    ]
+    net(images)
+    for hook in hooks:
+        hook.remove()
     return found
 
 
