@@ -10,12 +10,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from sbp_conformance.levels import LEVELS, Case, cases_of
+from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, Outcome
 from sbp_core.backend import Backend, Mode
 
-MODES: tuple[Mode, ...] = ("eager", "compiled")
+MODES: tuple[Mode, ...] = ("eager", "compiled", "vmapped")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,14 +25,17 @@ class Selection:
     Attributes:
         levels: names of levels.
         cases: names of cases, or shell patterns.
-        modes: eager, compiled.
+        modes: eager, compiled, vmapped.
         dtypes: names of dtypes.
+        examples: how many neurons the random level makes up, others in every run; None for the few that are always the
+            same.
     """
 
     levels: Sequence[str] | None = None
     cases: Sequence[str] | None = None
     modes: Sequence[str] | None = None
     dtypes: Sequence[str] | None = None
+    examples: int | None = None
 
 
 class Check(NamedTuple):
@@ -49,8 +52,10 @@ def matching(selection: Selection) -> list[Case]:
     Raises:
         ValueError: there is no such level.
     """
-    levels = list(LEVELS) if selection.levels is None else selection.levels
-    return [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    levels = default_levels() if selection.levels is None else selection.levels
+    found = [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    examples = selection.examples
+    return found if examples is None else [case.with_examples(examples) for case in found]
 
 
 def select(backend: Backend, selection: Selection) -> list[Check]:
@@ -66,8 +71,9 @@ def select(backend: Backend, selection: Selection) -> list[Check]:
         Check(case, mode, dtype)
         for mode in modes
         for case in wanted
+        if case.supports(backend)
         for dtype in dtypes
-        if dtype in _dtypes(case, mode, explicit=selection.cases is not None)
+        if dtype in case.dtypes_in(mode, named=selection.cases is not None)
     ]
 
 
@@ -75,9 +81,11 @@ def _named(case: Case, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(case.name, pattern) for pattern in patterns)
 
 
-def _dtypes(case: Case, mode: Mode, *, explicit: bool) -> Sequence[str]:
-    # a case that is asked for by name runs compiled even if it is not in the compiled selection
-    return case.dtypes if explicit else case.dtypes_in(mode)
+def not_offered(backend: Backend, selection: Selection) -> list[str]:
+    """Return the levels of ``selection`` that ``backend`` has no part in: networks, say, are no duty."""
+    cases = matching(selection)
+    offered = {case.level for case in cases if case.supports(backend)}
+    return [level for level in dict.fromkeys(case.level for case in cases) if level not in offered]
 
 
 def run_check(backend: Backend, check: Check) -> Outcome:

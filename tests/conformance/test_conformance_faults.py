@@ -6,7 +6,7 @@ A fault is the reference with one thing wrong, in the values or in the gradients
 import numpy as np
 import pytest
 
-from sbp_conformance import Selection, run_backend
+from sbp_conformance import LEVELS, Selection, run_backend
 from sbp_core import LIFState, Schedule
 from sbp_core.backend import LossResult, SpikeResult
 from sbp_core.reference.backend import ReferenceBackend
@@ -234,7 +234,9 @@ FAULTS = {
         before=lambda given: {"coefficient": given["coefficient"] / max(len(given["branches"]), 1)}
     ),
     "compositions swapped": loss_fault(
-        before=lambda given: {"combine": "losses" if given["combine"] == "logits" else "logits"}
+        before=lambda given: {
+            "spec": given["spec"].replace(combine="losses" if given["spec"].combine == "logits" else "logits")
+        }
     ),
     "coefficient ignored": loss_fault(before=lambda given: {"coefficient": 1.0}),
     "branches skipped at 0": loss_fault(
@@ -296,7 +298,7 @@ def test_the_reference_raises_no_alarm():
     outcomes = list(run_backend(ReferenceBackend()))
     assert len(outcomes) > 500
     assert [outcome for outcome in outcomes if not outcome.passed] == []
-    assert {outcome.level for outcome in outcomes} == {"surrogate", "neuron", "loss", "schedule"}
+    assert {outcome.level for outcome in outcomes} == set(LEVELS)
 
 
 def test_a_fault_in_one_case_fails_that_case_alone():
