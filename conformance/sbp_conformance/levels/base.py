@@ -58,6 +58,8 @@ class Case(ABC):
     """
 
     level: ClassVar[str]
+    #: Members of the contract that it calls. It does not run on a backend that lacks one.
+    needs: ClassVar[tuple[str, ...]] = ()
     name: str
     seed: int
     dtypes: tuple[str, ...] = DTYPES

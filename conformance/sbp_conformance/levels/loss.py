@@ -36,6 +36,7 @@ class LossCase(Case):
     """
 
     level: ClassVar[str] = "loss"
+    needs: ClassVar[tuple[str, ...]] = ("loss",)
     combine: Combine
     branches: int
     coefficient: float
