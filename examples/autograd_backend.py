@@ -16,8 +16,9 @@ import numpy as onp
 from autograd.extend import defvjp, primitive
 from autograd.scipy.special import logsumexp
 
-from sbp_core import LIFState, as_surrogate, dynamics, sum_logits, sum_losses
+from sbp_core import LIFState, ShortcutOutput, as_surrogate, dynamics
 from sbp_core.backend import LossResult, NeuronResult, SpikeResult
+from sbp_core.composition import compose_loss
 from sbp_core.inputs import check_input, check_state
 
 
@@ -62,10 +63,9 @@ def lif(x, spec, state=None, decay=None):
     return np.stack(outputs), state
 
 
-def cross_entropy(logits, labels):
-    """Return the mean cross-entropy of integer labels."""
-    chosen = logits[onp.arange(len(labels)), labels]
-    return np.mean(logsumexp(logits, axis=1) - chosen)
+def log_softmax(logits):
+    """Return the logarithm of the softmax of the last axis."""
+    return logits - logsumexp(logits, axis=-1, keepdims=True)
 
 
 class AutogradBackend:
@@ -117,15 +117,19 @@ class AutogradBackend:
             str(output.dtype),
         )
 
-    def loss(self, main, branches, labels, coefficient, *, combine, dtype, mode):
-        """Compose main and branch logits into a mean cross-entropy and differentiate."""
+    def loss(self, main, branches, labels, coefficient, *, spec, dtype, mode):
+        """Compose main and branch logits into the loss of a LossSpec and differentiate."""
+        chosen = onp.eye(main.shape[-1], dtype=dtype)[labels]  # (batch, classes); time, if any, comes before
 
         def objective(inputs):
-            main, branches = inputs
-            if combine == "logits":
-                return cross_entropy(sum_logits(main, branches, coefficient), labels)
-            return sum_losses(
-                cross_entropy(main, labels), [cross_entropy(branch, labels) for branch in branches], coefficient
+            return compose_loss(
+                spec,
+                ShortcutOutput(*inputs),
+                coefficient,
+                cross_entropy=lambda logits: np.mean(-np.sum(chosen * log_softmax(logits), axis=-1)),
+                log_softmax=log_softmax,
+                detach=detach,
+                xp=np,
             )
 
         inputs = onp.asarray(main, dtype), tuple(onp.asarray(branch, dtype) for branch in branches)

@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from sbp_core.specs.losses import LossSpec
+from sbp_core.specs.networks import ResNetSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 
 Array = NDArray[Any]
-Mode = Literal["eager", "compiled"]
-Combine = Literal["logits", "losses"]
+Mode = Literal["eager", "compiled", "vmapped"]
 
 
 class SpikeResult(NamedTuple):
@@ -53,14 +53,81 @@ class LossResult(NamedTuple):
     dtype: str
 
 
+class ShortcutNetwork(NamedTuple):
+    """A spiking ResNet with branches, and the loss it is trained with.
+
+    Attributes:
+        spec: the network.
+        taps: blocks with a branch.
+        loss: of main and branch logits; not per step, for the network averages them over time.
+    """
+
+    spec: ResNetSpec
+    taps: tuple[str, ...]
+    loss: LossSpec
+
+
+class MomentumSGD(NamedTuple):
+    """Stochastic gradient descent with momentum, of every parameter, the branches' and learnt decays included.
+
+    With g the gradient at step k and ``v_0 = 0``: ``v_k = momentum * v_{k-1} + g``, ``w_k = w_{k-1} - learning_rate *
+    v_k``. No dampening, no Nesterov step, no weight decay. Frameworks agree on this one; on Adam's epsilon and on the
+    coupling of weight decay they do not.
+    """
+
+    learning_rate: float
+    momentum: float
+
+
+class Batch(NamedTuple):
+    """Still images, ``(batch, channels, height, width)``, and integer classes, ``(batch,)``."""
+
+    images: Array
+    labels: Array
+
+
+class NetworkResult(NamedTuple):
+    """What one step of training gave, before any weight moved; names and layouts as in :class:`~sbp_core.ResNetSpec`.
+
+    Attributes:
+        logits: what the model gave in training: the summed logits alone, or the main and each branch's, as its loss
+            composes them.
+        value: the loss.
+        gradients: of each parameter, ``main.<name>`` and ``branches.<tap>.<name>``.
+        statistics: the running means and variances after the step.
+        evaluated: main logits of the same images in evaluation, after the step.
+        spikes: the output of each block, ``(time, batch, channels, height, width)``: the stem and every stage.
+        dtype: names the dtype that the native logits had.
+    """
+
+    logits: tuple[Array, ...]
+    value: float
+    gradients: Mapping[str, Array]
+    statistics: Mapping[str, Array]
+    evaluated: Array
+    spikes: Mapping[str, Array]
+    dtype: str
+
+
+class TrainingResult(NamedTuple):
+    """What training gave: the loss of each step, and every parameter and running statistic at its end."""
+
+    losses: tuple[float, ...]
+    weights: Mapping[str, Array]
+    dtype: str
+
+
 @runtime_checkable
 class Backend(Protocol):
     """An adapter under test.
 
+    Arrays come in any memory layout; a framework whose arrays have one gets them as they are.
+
     Attributes:
         name: what the table calls it.
         versions: package to version, of everything that computes.
-        modes: "eager" and, where the framework compiles, "compiled".
+        modes: "eager"; "compiled" where the framework compiles; "vmapped" where it maps functions: spike and neuron
+            then differentiate each sample by itself, mapped over the batch.
         dtypes: names of the dtypes it computes in, of float64, float32, bfloat16, float16.
     """
 
@@ -101,11 +168,16 @@ class Backend(Protocol):
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
+        spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
-        """Compose main and branch logits, ``(batch, classes)``, into a mean cross-entropy and differentiate."""
+        """Compose main and branch logits into ``spec``'s loss and differentiate.
+
+        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``; the labels are
+        ``(batch,)``. The equations are those of :func:`sbp_core.composition.compose_loss`, which computes them in any
+        framework.
+        """
         ...
 
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
@@ -114,24 +186,34 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class ComposesLosses(Protocol):
-    """What a backend may have besides: every loss of a :class:`~sbp_core.LossSpec`. It is held to it if it has."""
+class TrainsNetworks(Protocol):
+    """What a backend may have besides: the network of :class:`~sbp_core.ResNetSpec`. It is held to it if it has."""
 
-    def composed_loss(
+    def network(
         self,
-        main: Array,
-        branches: Sequence[Array],
-        labels: Array,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batch: Batch,
         coefficient: float,
         *,
-        spec: LossSpec,
         dtype: str,
         mode: Mode,
-    ) -> LossResult:
-        """Compose main and branch logits into ``spec``'s loss and differentiate.
+    ) -> NetworkResult:
+        """Build the network with ``weights``, run a training step's forward and backward pass, then evaluate."""
+        ...
 
-        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``.
-        """
+    def training(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batches: Sequence[Batch],
+        schedule: Schedule,
+        optimizer: MomentumSGD,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> TrainingResult:
+        """Train from ``weights``, a step for each batch; the k-th, k = 1, 2, ..., uses ``schedule(k)``."""
         ...
 
 

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
 from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
@@ -86,14 +87,14 @@ class JaxBackend:
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
+        spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
         """Compose the logits into a loss, and differentiate it."""
 
         def value(output: ShortcutOutput, labels: jax.Array, coefficient: jax.Array) -> jax.Array:
-            return ShortcutLoss(combine)(output, labels, coefficient)
+            return ShortcutLoss(spec)(output, labels, coefficient)
 
         with _precision(dtype):
             output = ShortcutOutput(jnp.asarray(main, dtype), tuple(jnp.asarray(branch, dtype) for branch in branches))

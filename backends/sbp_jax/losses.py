@@ -2,64 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 
-from sbp_core import validation
-from sbp_core.composition import ShortcutOutput, sum_logits, sum_losses
+from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.specs.losses import Combine, LossSpec, as_loss
 
 
 class ShortcutLoss:
-    """Mean cross-entropy of main and branch logits, composed.
+    """The loss of main and branch logits (equations: :func:`sbp_core.composition.compose_loss`).
 
-    ``combine="losses"``: ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; ``combine="logits"``:
-    ``CE(main + coefficient * sum_l branch_l, y)`` (Guo et al. 2024, Eq. 6-10).
+    "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
+    y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
+    distillation of the branches from the main output.
 
     Args:
-        combine: which of the two.
+        spec: a LossSpec, or the name of a composition.
 
     Raises:
         ValueError: another composition.
+        TypeError: neither a LossSpec nor a name.
 
     Example:
         >>> zeros = jnp.zeros((1, 2))
         >>> round(ShortcutLoss()(ShortcutOutput(zeros, (zeros,)), jnp.array([0]), 1.0).item(), 4)
         1.3863
+        >>> distil = ShortcutLoss(LossSpec(distillation=0.5, temperature=3.0))
+        >>> round(distil(ShortcutOutput(zeros, (zeros,)), jnp.array([0]), 1.0).item(), 4)
+        1.0397
     """
 
-    def __init__(self, combine: Literal["logits", "losses"] = "losses") -> None:
-        self.combine = validation.choice("combine", combine, ("logits", "losses"))
+    def __init__(self, spec: LossSpec | Combine = "losses") -> None:
+        self.spec = as_loss(spec)
 
     def __call__(self, output: ShortcutOutput, labels: jax.Array, coefficient: Any) -> jax.Array:
         """Return the composed loss, a scalar.
 
         Args:
-            output: main logits ``(batch, classes)``, and the branches'.
+            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
+                branches'.
             labels: integer classes, ``(batch,)``.
             coefficient: the weight of the branches, a number or a scalar array, traced or not.
 
         Raises:
             TypeError: ``output`` is not a ShortcutOutput, or labels that are not integers.
-            ValueError: labels of another shape.
+            ValueError: logits of another rank, or labels of another shape.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
         labels = jnp.asarray(labels)
         if not jnp.issubdtype(labels.dtype, jnp.integer):
             raise TypeError(f"labels must be integers, got {labels.dtype.name}")
-        if labels.shape != output.main.shape[:-1]:
-            raise ValueError(f"labels must have shape {output.main.shape[:-1]}, got {labels.shape}")
-        weight = jnp.asarray(coefficient, output.main.dtype)
-        if self.combine == "logits":
-            return _cross_entropy(sum_logits(output.main, output.branches, weight), labels)
-        branches = [_cross_entropy(branch, labels) for branch in output.branches]
-        total: jax.Array = sum_losses(_cross_entropy(output.main, labels), branches, weight)
-        return total
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    losses: jax.Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean()
+        self.spec.check_logits(output.main.shape, labels.shape)
+        targets = jnp.broadcast_to(labels, output.main.shape[:-1])
+        loss: jax.Array = compose_loss(
+            self.spec,
+            output,
+            jnp.asarray(coefficient, output.main.dtype),
+            cross_entropy=lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(),
+            log_softmax=jax.nn.log_softmax,
+            detach=lax.stop_gradient,
+            xp=jnp,
+        )
+        return loss

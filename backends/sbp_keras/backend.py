@@ -9,8 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
 from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
@@ -93,22 +94,26 @@ class KerasBackend:
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
+        spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
         """Compose with :class:`~sbp_keras.ShortcutLoss` and differentiate."""
         with self._engine.precision(dtype):
-            criterion = ShortcutLoss(combine)
+            criterion = ShortcutLoss(spec)
             targets, weight = ops.convert_to_tensor(labels, "int32"), _tensor(np.asarray(coefficient), dtype)
 
             def function(call: Any, main: Any, *branches: Any) -> Any:
                 value = criterion(ShortcutOutput(main, branches), targets, weight)
                 return value, value
 
-            logits = [_tensor(part, dtype) for part in (main, *branches)]
-            value, (of_main, *of_branches) = self._engine.gradients(None, function, logits, mode == "compiled")
-            return LossResult(float(_array(value)), _array(of_main), tuple(map(_array, of_branches)), _dtype(value))
+            def turn(logits: Array) -> Array:  # time after the batch, and back
+                return np.swapaxes(logits, 0, 1) if spec.per_step else logits
+
+            logits = [_tensor(turn(part), dtype) for part in (main, *branches)]
+            value, found = self._engine.gradients(None, function, logits, mode == "compiled")
+            of_main, *of_branches = (turn(_array(gradient)) for gradient in found)
+            return LossResult(float(_array(value)), of_main, tuple(of_branches), _dtype(value))
 
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
         """Return the coefficient at a step that is an integer tensor."""

@@ -25,9 +25,10 @@ def mean(x: Any, axis: tuple[int, ...]) -> Any:
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Return the mean cross-entropy of ``logits``, ``(batch, classes)``, and integer ``labels``, ``(batch,)``.
+    """Return the mean cross-entropy of ``logits``, ``(batch, ..., classes)``, and integer ``labels``, ``(batch, ...)``.
 
     ``ops.sparse_categorical_crossentropy`` gives float32 for bfloat16 logits on JAX.
     """
     chosen = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    return mean(-ops.sum(chosen * ops.log_softmax(logits), axis=-1), (0,))
+    losses = -ops.sum(chosen * ops.log_softmax(logits), axis=-1)
+    return mean(losses, tuple(range(len(losses.shape))))

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
 from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
@@ -92,12 +93,12 @@ class TensorFlowBackend:
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
+        spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
         """Compose the cross-entropy and differentiate."""
-        criterion = ShortcutLoss(combine)
+        criterion = ShortcutLoss(spec)
 
         def run(logits: list[tf.Tensor], labels: tf.Tensor, coefficient: tf.Tensor) -> tuple[Any, ...]:
             with tf.GradientTape() as tape:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
 from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
@@ -82,13 +83,13 @@ class TorchBackend:
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
+        spec: LossSpec,
         dtype: str,
         mode: Mode,
     ) -> LossResult:
         """Compose main and branch logits into a mean cross-entropy and differentiate."""
         logits = [_tensor(array, dtype).requires_grad_() for array in (main, *branches)]
-        compose = ShortcutLoss(combine)
+        compose = ShortcutLoss(spec)
 
         def run(logits: list[Tensor], labels: Tensor, coefficient: Tensor) -> Tensor:
             loss: Tensor = compose(ShortcutOutput(logits[0], tuple(logits[1:])), labels, coefficient)

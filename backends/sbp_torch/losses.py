@@ -2,48 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
+import array_api_compat.torch as xp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbp_core import validation
-from sbp_core.composition import ShortcutOutput, sum_logits, sum_losses
+from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.specs.losses import Combine, LossSpec, as_loss
 
 
 class ShortcutLoss(nn.Module):
-    """Cross-entropy of main and branch logits, composed; the mean over the batch.
+    """The loss of main and branch logits (equations: :func:`sbp_core.composition.compose_loss`).
 
-    ``combine="losses"``: ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; ``combine="logits"``:
-    ``CE(main + coefficient * sum_l branch_l, y)`` (Guo et al. 2024, Eq. 6-10).
+    "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
+    y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
+    distillation of the branches from the main output.
 
     Args:
-        combine: which of the two.
+        spec: a LossSpec, or the name of a composition.
 
     Raises:
         ValueError: another composition.
+        TypeError: neither a LossSpec nor a name.
 
     Example:
         >>> import torch
         >>> zeros = torch.zeros(1, 2)
         >>> round(ShortcutLoss()(ShortcutOutput(zeros, (zeros,)), torch.tensor([0]), 1.0).item(), 4)
         1.3863
+        >>> distil = ShortcutLoss(LossSpec(distillation=0.5, temperature=3.0))
+        >>> round(distil(ShortcutOutput(zeros, (zeros,)), torch.tensor([0]), 1.0).item(), 4)
+        1.0397
     """
 
-    def __init__(self, combine: Literal["logits", "losses"] = "losses") -> None:
+    def __init__(self, spec: LossSpec | Combine = "losses") -> None:
         super().__init__()
-        self.combine = validation.choice("combine", combine, ("logits", "losses"))
+        self.spec = as_loss(spec)
 
     def forward(self, output: ShortcutOutput, labels: Tensor, coefficient: Tensor | float) -> Tensor:
         """Return the composed loss, a scalar.
 
         Args:
-            output: main logits ``(batch, classes)``, and the branches'.
+            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
+                branches'.
             labels: integer classes, ``(batch,)``.
             coefficient: the weight of the branches; a number or a 0-d tensor.
 
         Raises:
             TypeError: ``output`` is not a ShortcutOutput, or ``labels`` are not integers.
+            ValueError: logits of another rank, or labels of another shape.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(
@@ -52,16 +58,19 @@ class ShortcutLoss(nn.Module):
             )
         if labels.is_floating_point() or labels.is_complex():
             raise TypeError(f"labels must hold integer classes, got {labels.dtype}")
-        if self.combine == "logits":
-            return _cross_entropy(sum_logits(output.main, output.branches, coefficient), labels)
-        branches = [_cross_entropy(branch, labels) for branch in output.branches]
-        total: Tensor = sum_losses(_cross_entropy(output.main, labels), branches, coefficient)
-        return total
+        self.spec.check_logits(output.main.shape, labels.shape)
+        targets = labels.long().expand(output.main.shape[:-1]).flatten()
+        loss: Tensor = compose_loss(
+            self.spec,
+            output,
+            coefficient,
+            cross_entropy=lambda logits: functional.cross_entropy(logits.flatten(0, -2), targets),
+            log_softmax=lambda logits: functional.log_softmax(logits, dim=-1),
+            detach=Tensor.detach,
+            xp=xp,
+        )
+        return loss
 
     def extra_repr(self) -> str:
-        """Return the composition, for printing."""
-        return f"combine={self.combine!r}"
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels.long())
+        """Return the spec, for printing."""
+        return repr(self.spec)

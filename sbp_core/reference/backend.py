@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sbp_core.backend import Array, Combine, LossResult, Mode, NeuronResult, SpikeResult
-from sbp_core.reference import losses, neuron
+from sbp_core.backend import (
+    Array,
+    Batch,
+    LossResult,
+    Mode,
+    MomentumSGD,
+    NetworkResult,
+    NeuronResult,
+    ShortcutNetwork,
+    SpikeResult,
+    TrainingResult,
+)
+from sbp_core.reference import losses, neuron, resnet
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
@@ -67,23 +78,6 @@ class ReferenceBackend:
         labels: Array,
         coefficient: float,
         *,
-        combine: Combine,
-        dtype: str,
-        mode: Mode,
-    ) -> LossResult:
-        """Compose and differentiate in float64."""
-        value, grad_main, grad_branches = losses.composed_loss(
-            _double(main, dtype), [_double(branch, dtype) for branch in branches], labels, coefficient, combine
-        )
-        return LossResult(value, grad_main, grad_branches, dtype)
-
-    def composed_loss(
-        self,
-        main: Array,
-        branches: Sequence[Array],
-        labels: Array,
-        coefficient: float,
-        *,
         spec: LossSpec,
         dtype: str,
         mode: Mode,
@@ -94,9 +88,46 @@ class ReferenceBackend:
         )
         return LossResult(value, grad_main, grad_branches, dtype)
 
+    def network(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batch: Batch,
+        coefficient: float,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> NetworkResult:
+        """Run and differentiate in float64; results in ``dtype``."""
+        found = resnet.network_step(network, weights, batch, coefficient)
+        logits, evaluated = tuple(map(_to(dtype), found.logits)), _to(dtype)(found.evaluated)
+        statistics, spikes = (
+            {name: _to(dtype)(value) for name, value in part.items()} for part in (found.statistics, found.spikes)
+        )
+        return found._replace(logits=logits, evaluated=evaluated, statistics=statistics, spikes=spikes, dtype=dtype)
+
+    def training(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batches: Sequence[Batch],
+        schedule: Schedule,
+        optimizer: MomentumSGD,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> TrainingResult:
+        """Train in float64; the weights come in ``dtype``."""
+        found, _ = resnet.train(network, weights, batches, schedule, optimizer)
+        return found._replace(weights={name: _to(dtype)(value) for name, value in found.weights.items()}, dtype=dtype)
+
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
         """Return the schedule's value at a Python number."""
         return float(schedule(step))
+
+
+def _to(dtype: str) -> Callable[[Array], Array]:
+    return lambda array: np.asarray(array, dtype)
 
 
 def _double(array: Array, dtype: str) -> Array:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_core.backend import Combine
-from sbp_core.composition import ShortcutOutput, compose_loss, sum_logits, sum_losses
+from sbp_core.composition import ShortcutOutput, compose_loss, sum_logits
 from sbp_core.specs.losses import LossSpec
 
 Float64 = NDArray[np.float64]
@@ -28,23 +27,6 @@ def cross_entropy(logits: Float64, labels: NDArray[np.integer]) -> tuple[float, 
     residual = np.exp(log_softmax)
     residual[rows, labels] -= 1.0
     return float(-log_softmax[rows, labels].mean()), residual / len(labels)
-
-
-def composed_loss(
-    main: Float64, branches: Sequence[Float64], labels: NDArray[np.integer], coefficient: float, combine: Combine
-) -> tuple[float, Float64, tuple[Float64, ...]]:
-    """Return a composed loss and its gradients with respect to the main and the branches' logits.
-
-    "logits": every branch gets the same residual, ``lambda * (softmax(o_final) - y)`` (Guo et al. 2024, Eq. 9);
-    "losses": each has its own.
-    """
-    if combine == "logits":
-        value, residual = cross_entropy(sum_logits(main, branches, coefficient), labels)
-        return value, residual, tuple(coefficient * residual for _ in branches)
-    main_loss, residual = cross_entropy(main, labels)
-    parts = [cross_entropy(branch, labels) for branch in branches]
-    value = sum_losses(main_loss, [part for part, _ in parts], coefficient)
-    return value, residual, tuple(coefficient * gradient for _, gradient in parts)
 
 
 def loss_of(

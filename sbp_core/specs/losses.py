@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from sbp_core import validation
 from sbp_core.specs.base import Spec
+
+Combine = Literal["logits", "losses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class LossSpec(Spec):
     """
 
     kind: ClassVar[str] = "loss"
-    combine: Literal["logits", "losses"] = "losses"
+    combine: Combine = "losses"
     per_step: bool = False
     level_weight: float = 1e-3
     level: float = 1.0
@@ -37,7 +40,7 @@ class LossSpec(Spec):
     detach_teacher: bool = True
 
     def __post_init__(self) -> None:
-        validation.choice("combine", self.combine, ("logits", "losses"))
+        validation.choice("combine", self.combine, get_args(Combine))
         validation.flag("per_step", self.per_step)
         self._set("level_weight", validation.within("level_weight", self.level_weight, 0.0, 1.0))
         self._set("level", validation.finite("level", self.level))
@@ -49,3 +52,46 @@ class LossSpec(Spec):
                 f"distillation must be 0 with combine='logits', got {self.distillation!r}: summed branches have no "
                 "loss of their own; use combine='losses'"
             )
+
+    def check_logits(self, logits: Sequence[int | None], labels: Sequence[int | None], *, batch_axis: int = -2) -> None:
+        """Raise unless the shapes of logits and labels fit this loss and each other.
+
+        Args:
+            logits: ``(batch, classes)``, or with an axis of time more where ``per_step``; None is a size not known.
+            labels: ``(batch,)``.
+            batch_axis: which axis of the logits the labels have.
+
+        Raises:
+            ValueError: another rank, or other sizes.
+
+        Example:
+            >>> LossSpec(per_step=True).check_logits((2, 10), (2,))
+            Traceback (most recent call last):
+            ...
+            ValueError: logits must have 3 axes, time among them, with per_step=True, got shape (2, 10)
+        """
+        rank = 3 if self.per_step else 2
+        if len(logits) != rank:
+            axes = "3 axes, time among them," if self.per_step else "shape (batch, classes)"
+            raise ValueError(f"logits must have {axes} with per_step={self.per_step}, got shape {tuple(logits)}")
+        batch = logits[batch_axis]
+        if len(labels) != 1 or (None not in (batch, labels[0]) and labels[0] != batch):
+            raise ValueError(f"labels must have shape ({batch},), got {tuple(labels)}")
+
+
+def as_loss(loss: LossSpec | Combine) -> LossSpec:
+    """Return a spec for itself, or for the name of a composition: plain cross-entropy, composed that way.
+
+    Raises:
+        ValueError: another name.
+        TypeError: neither a spec nor a name.
+
+    Example:
+        >>> as_loss("logits") == LossSpec(combine="logits")
+        True
+    """
+    if isinstance(loss, LossSpec):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(f"loss must be a LossSpec or one of {get_args(Combine)}, got {type(loss).__name__}")
+    return LossSpec(combine=loss)

@@ -234,7 +234,9 @@ FAULTS = {
         before=lambda given: {"coefficient": given["coefficient"] / max(len(given["branches"]), 1)}
     ),
     "compositions swapped": loss_fault(
-        before=lambda given: {"combine": "losses" if given["combine"] == "logits" else "logits"}
+        before=lambda given: {
+            "spec": given["spec"].replace(combine="losses" if given["spec"].combine == "logits" else "logits")
+        }
     ),
     "coefficient ignored": loss_fault(before=lambda given: {"coefficient": 1.0}),
     "branches skipped at 0": loss_fault(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from sbp_core import LIFSpec, LIFState, dynamics, presets
+from sbp_core import LIFSpec, LIFState, LossSpec, dynamics, presets
 from sbp_core.reference import losses, neuron
 from sbp_core.specs.surrogates import FAMILIES
 
@@ -142,19 +142,39 @@ def test_no_surrogate_gives_nan_far_from_the_threshold(family):
         assert np.all(np.isfinite(FAMILIES[family]().derivative(far, np)))
 
 
-def test_cross_entropy_gradient_equals_finite_differences():
+LOSSES = {
+    "logits": LossSpec(combine="logits"),
+    "losses": LossSpec(),
+    "per step, logits": LossSpec(combine="logits", per_step=True, level_weight=0.3, level=0.5),
+    "per step": LossSpec(per_step=True, level_weight=0.3),
+    "distilled": LossSpec(distillation=0.4, temperature=2.0, detach_teacher=False),
+    "per step, distilled": LossSpec(per_step=True, level_weight=0.2, distillation=0.7, detach_teacher=False),
+}
+
+
+@pytest.mark.parametrize("spec", LOSSES.values(), ids=LOSSES)
+def test_the_gradient_of_every_loss_equals_finite_differences(spec):
     random = np.random.default_rng(SEED)
-    main, branches = random.normal(size=(3, 4)), [random.normal(size=(3, 4)) for _ in range(2)]
+    shape = (2, 3, 4) if spec.per_step else (3, 4)
+    main, branches = random.normal(size=shape), [random.normal(size=shape) for _ in range(2)]
     labels = np.array([0, 3, 1])
-    for combine in ("logits", "losses"):
-        _, grad_main, grad_branches = losses.composed_loss(main, branches, labels, 0.25, combine)
-        expected = differences(lambda v: losses.composed_loss(v, branches, labels, 0.25, combine)[0], main)  # noqa: B023
-        np.testing.assert_allclose(grad_main, expected, atol=1e-9)
-        expected = differences(
-            lambda v: losses.composed_loss(main, [branches[0], v], labels, 0.25, combine)[0],  # noqa: B023
-            branches[1],
-        )
-        np.testing.assert_allclose(grad_branches[1], expected, atol=1e-9)
+    _, grad_main, grad_branches = losses.loss_of(spec, main, branches, labels, 0.25)
+    expected = differences(lambda v: losses.loss_of(spec, v, branches, labels, 0.25)[0], main)
+    np.testing.assert_allclose(grad_main, expected, atol=1e-9)
+    expected = differences(lambda v: losses.loss_of(spec, main, [branches[0], v], labels, 0.25)[0], branches[1])
+    np.testing.assert_allclose(grad_branches[1], expected, atol=1e-9)
+
+
+def test_a_detached_teacher_learns_from_the_labels_alone():
+    random = np.random.default_rng(SEED)
+    main, branch, labels = random.normal(size=(3, 4)), random.normal(size=(3, 4)), np.array([0, 3, 1])
+    taught = LossSpec(distillation=0.4)
+    value, grad_main, (grad_branch,) = losses.loss_of(taught, main, [branch], labels, 0.25)
+    attached = losses.loss_of(taught.replace(detach_teacher=False), main, [branch], labels, 0.25)
+    np.testing.assert_array_equal(grad_main, losses.cross_entropy(main, labels)[1])
+    assert value == attached[0]
+    np.testing.assert_array_equal(grad_branch, attached[2][0])
+    assert np.max(np.abs(grad_main - attached[1])) > 1e-3
 
 
 def test_a_worked_example_by_hand():

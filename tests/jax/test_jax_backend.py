@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sbp_core import Evolutionary, LIFSpec, LIFState, Triangle
+from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Triangle
 from sbp_core.backend import Backend
 from sbp_core.reference.backend import make_backend as make_reference
 from sbp_core.registry import load
@@ -32,7 +32,7 @@ def test_it_really_computes_in_each_dtype_and_leaves_float64_as_it_was(dtype, mo
     result = BACKEND.neuron(SPEC, X, STATE, COTANGENT, LAST, decay_logit=0.5, dtype=dtype, mode=mode)
     assert result.dtype == dtype
     # a third is no short binary fraction: its last bits say which precision was at work
-    fine = BACKEND.loss(np.eye(2) / 3, [], np.array([0, 1]), 0.0, combine="losses", dtype=dtype, mode=mode)
+    fine = BACKEND.loss(np.eye(2) / 3, [], np.array([0, 1]), 0.0, spec=LossSpec(), dtype=dtype, mode=mode)
     exact = np.log(1 + np.exp(-1 / 3))
     epsilon = float(jnp.finfo(dtype).eps)
     assert fine.dtype == dtype
@@ -54,7 +54,13 @@ def test_it_agrees_with_the_reference(mode, dtype, tolerance, state):
         neuron = backend.neuron(SPEC, X, state, COTANGENT, LAST, decay_logit=0.0, dtype=dtype, mode=mode)
         spike = backend.spike(X - 1, Triangle(), COTANGENT, inclusive=True, dtype=dtype, mode=mode)
         loss = backend.loss(
-            COTANGENT[0], [COTANGENT[1], COTANGENT[2]], np.array([2, 0]), 0.25, combine="logits", dtype=dtype, mode=mode
+            COTANGENT[0],
+            [COTANGENT[1], COTANGENT[2]],
+            np.array([2, 0]),
+            0.25,
+            spec=LossSpec(combine="logits"),
+            dtype=dtype,
+            mode=mode,
         )
         return neuron[:-1], spike[:-1], loss[:-1]
 

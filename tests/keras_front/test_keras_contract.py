@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from sbp_core import Evolutionary, LIFSpec, LIFState, Sigmoid
+from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Sigmoid
 from sbp_core.backend import MEMBERS
 from sbp_core.reference.backend import make_backend as make_reference
 from sbp_keras.backend import make_backend
@@ -69,8 +69,8 @@ def test_a_neuron_agrees_with_the_adjoint(spec, dtype, mode):
 def test_a_composed_loss_agrees_with_the_adjoint(dtype, combine, mode):
     main, *branches = np.random.default_rng(1).normal(size=(3, 4, 5))
     labels = np.array([0, 4, 2, 2])
-    got = BACKEND.loss(main, branches, labels, 0.3, combine=combine, dtype=dtype, mode=mode)
-    wanted = REFERENCE.loss(main, branches, labels, 0.3, combine=combine, dtype="float64", mode="eager")
+    got = BACKEND.loss(main, branches, labels, 0.3, spec=LossSpec(combine=combine), dtype=dtype, mode=mode)
+    wanted = REFERENCE.loss(main, branches, labels, 0.3, spec=LossSpec(combine=combine), dtype="float64", mode="eager")
     assert got.dtype == dtype
     agree(got.value, wanted.value, dtype)
     agree(got.grad_main, wanted.grad_main, dtype)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sbp_tf
-from sbp_core import Evolutionary, LIFSpec, LIFState, Triangle, registry
+from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Triangle, registry
 from sbp_core.reference.backend import make_backend as make_reference
 
 BACKEND = registry.load("tf")
@@ -49,7 +49,7 @@ def test_neuron_spike_and_loss_are_the_references(dtype, mode):
 
     logits = dyadic((3, 2, 4), 5)
     losses = [
-        backend.loss(logits[0], logits[1:], np.array([3, 0]), 0.25, combine="losses", dtype=name, mode=mode)
+        backend.loss(logits[0], logits[1:], np.array([3, 0]), 0.25, spec=LossSpec(), dtype=name, mode=mode)
         for backend, name in ((BACKEND, dtype), (make_reference(), exact))
     ]
     assert losses[0].value == pytest.approx(losses[1].value, rel=TOLERANCE[dtype])

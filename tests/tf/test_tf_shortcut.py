@@ -162,7 +162,7 @@ def test_the_loss_is_the_composition_by_hand(combine, dtype):
 
 
 def test_the_loss_defaults_to_losses_kept_apart():
-    assert sbp_tf.ShortcutLoss().combine == "losses"
+    assert sbp_tf.ShortcutLoss().spec.combine == "losses"
 
 
 def test_the_scheduler_starts_at_step_1_and_resumes():
@@ -236,7 +236,7 @@ def trained(net, classes=5):
         (
             lambda: sbp_tf.ShortcutLoss()(ShortcutOutput(tf.ones((2, 5)), ()), [0, 1, 2], 1.0),
             ValueError,
-            r"labels must have shape \(batch,\)",
+            r"labels must have shape \(2,\), got \(3,\)",
         ),
         (lambda: sbp_tf.CoefficientScheduler(Own(), Constant()), TypeError, "model must be a Shortcut"),
         (lambda: sbp_tf.CoefficientScheduler(shortcut(), 0.25), TypeError, "schedule must be a function of the step"),

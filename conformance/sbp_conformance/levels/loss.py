@@ -1,10 +1,10 @@
-"""Loss level: both compositions of main and branch logits, and the gradient of each."""
+"""Loss level: every composition of main and branch logits, and the gradient of each."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,39 +14,56 @@ from sbp_conformance.compare import native_dtype as compare_dtype
 from sbp_conformance.levels.base import REFERENCE, Case, Tolerance, reference_dtype, tolerances
 from sbp_conformance.precision import FULL, representable
 from sbp_conformance.results import Finding
-from sbp_core.backend import Backend, Combine, LossResult, Mode
+from sbp_core import LossSpec
+from sbp_core.backend import Backend, LossResult, Mode
+from sbp_core.specs.losses import Combine
 
 # the branches' sum, the coefficient, a softmax (difference, exponential, sum, quotient), label and mean, doubled
 _ROUNDINGS = 20
 # softmax as exp(logit - logsumexp) is off by the rounding of logits in the hundreds
 _FAR = Tolerance(value=1e-6, gradient=1e-4)
-_COMBINATIONS: tuple[Combine, ...] = ("logits", "losses")
+# supervision of every step and distillation; the shares are large, so that a fault in either shows
+_COMPOSITIONS: dict[str, LossSpec] = {
+    "per-step-logits": LossSpec(combine="logits", per_step=True, level_weight=0.25),
+    "per-step-losses": LossSpec(per_step=True, level_weight=0.25, level=0.5),
+    "per-step-entropy": LossSpec(per_step=True, level_weight=0.0),
+    "distilled": LossSpec(distillation=0.5),
+    "distilled-attached": LossSpec(distillation=0.5, temperature=2.0, detach_teacher=False),
+    "distilled-alone": LossSpec(distillation=1.0, temperature=0.5, detach_teacher=False),
+    "per-step-distilled": LossSpec(per_step=True, level_weight=0.25, distillation=0.5),
+    "per-step-distilled-attached": LossSpec(
+        per_step=True, level_weight=0.125, distillation=0.75, temperature=4.0, detach_teacher=False
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossCase(Case):
-    """A composed cross-entropy of random logits.
+    """A composed loss of random logits.
 
     Attributes:
-        combine: the composition.
+        spec: the composition.
         branches: how many.
         coefficient: lambda.
         spread: standard deviation of the logits; a large one overflows a softmax that is not shifted.
         shape: (batch, classes).
+        time_steps: of the logits, where the loss supervises each.
     """
 
     level: ClassVar[str] = "loss"
     needs: ClassVar[tuple[str, ...]] = ("loss",)
-    combine: Combine
+    spec: LossSpec
     branches: int
     coefficient: float
     spread: float = 1.5
     shape: tuple[int, int] = (3, 4)
+    time_steps: int = 2
 
     def inputs(self, dtype: str) -> tuple[NDArray[np.float64], list[NDArray[np.float64]], NDArray[np.int64]]:
         """Return the main logits, the branches' and the labels."""
         random = np.random.default_rng(self.seed)
-        logits = [representable(random.normal(0.0, self.spread, self.shape), dtype) for _ in range(1 + self.branches)]
+        shape = (self.time_steps, *self.shape) if self.spec.per_step else self.shape
+        logits = [representable(random.normal(0.0, self.spread, shape), dtype) for _ in range(1 + self.branches)]
         return logits[0], logits[1:], random.integers(0, self.shape[1], self.shape[0])
 
     def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
@@ -57,11 +74,11 @@ class LossCase(Case):
             branches,
             labels,
             self.coefficient,
-            combine=self.combine,
+            spec=self.spec,
             dtype=reference_dtype(dtype),
             mode="eager",
         )
-        got = backend.loss(main, branches, labels, self.coefficient, combine=self.combine, dtype=dtype, mode=mode)
+        got = backend.loss(main, branches, labels, self.coefficient, spec=self.spec, dtype=dtype, mode=mode)
         if not isinstance(got, LossResult):
             problem = f"wrong type: expected a LossResult, got {type(got).__name__}"
             return [Finding(quantity="result", kind="contract", problem=problem)]
@@ -88,19 +105,23 @@ def _describe(value: object) -> str:
 
 
 def cases() -> tuple[Case, ...]:
-    """Return every composition of 0 to 3 branches with coefficients 0, 0.25 and 1, and two with far logits."""
+    """Return both plain compositions of 0 to 3 branches at each coefficient, every further one, and far logits."""
+    return (*_plain(), *_further(), *_far())
+
+
+def _plain() -> list[LossCase]:
     compiled = {
         ("logits", 2, 0.25): ("float64",),
         ("losses", 2, 0.25): ("float32",),
         ("logits", 0, 1.0): ("float32",),
         ("losses", 3, 0.0): ("float64",),
     }
-    product = itertools.product(_COMBINATIONS, range(4), (0.0, 0.25, 1.0))
-    found = [
+    product = itertools.product(get_args(Combine), range(4), (0.0, 0.25, 1.0))
+    return [
         LossCase(
             name=f"loss-{combine}-{branches}-branches-{coefficient:g}",
             seed=3000 + index,
-            combine=combine,
+            spec=LossSpec(combine=combine),
             branches=branches,
             coefficient=coefficient,
             compiled=compiled.get((combine, branches, coefficient), ()),
@@ -108,17 +129,36 @@ def cases() -> tuple[Case, ...]:
         )
         for index, (combine, branches, coefficient) in enumerate(product)
     ]
-    far = [
+
+
+def _further() -> list[LossCase]:
+    compiled = {"per-step-logits": ("float32",), "per-step-distilled-attached": ("float64",), "distilled": ("float32",)}
+    return [
         LossCase(
-            name=f"loss-{combine}-far-logits",
+            name=f"loss-{name}",
+            seed=3050 + index,
+            spec=spec,
+            branches=2,
+            coefficient=0.75,
+            compiled=compiled.get(name, ()),
+            tolerances=tolerances(_ROUNDINGS),
+        )
+        for index, (name, spec) in enumerate(_COMPOSITIONS.items())
+    ]
+
+
+def _far() -> list[LossCase]:
+    named = {combine: LossSpec(combine=combine) for combine in get_args(Combine)} | _COMPOSITIONS
+    return [
+        LossCase(
+            name=f"loss-{name}-far-logits",
             seed=3100 + index,
-            combine=combine,
+            spec=spec,
             branches=2,
             coefficient=0.25,
             spread=200.0,
             dtypes=FULL,
             tolerances=tolerances(_ROUNDINGS) | {"float32": _FAR},
         )
-        for index, combine in enumerate(_COMBINATIONS)
+        for index, (name, spec) in enumerate(named.items())
     ]
-    return (*found, *far)
