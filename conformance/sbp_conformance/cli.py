@@ -17,7 +17,7 @@ from sbp_conformance.expected import ExpectedFailures
 from sbp_conformance.isolation import Gathered, Limits, run_isolated
 from sbp_conformance.levels import LEVELS
 from sbp_conformance.precision import DTYPES
-from sbp_conformance.results import BackendRun, Report
+from sbp_conformance.results import SCHEMA, BackendRun, Report
 from sbp_conformance.run import MODES, Selection, matching
 
 
@@ -40,6 +40,14 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--mode", action="append", choices=MODES, help="may be repeated; default: all")
     what.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated; default: all")
     what.add_argument("--list", action="store_true", help="name the cases selected, and run none")
+    what.add_argument(
+        "--mutants",
+        nargs="?",
+        const="*",
+        metavar="NAME",
+        help="instead of the backends as they are, plant the faults of that name or pattern (default: all) in each, "
+        "one at a time, and see that the suite catches it; default backends: torch, tf and jax",
+    )
     what.add_argument(
         "--expected-failures",
         type=Path,
@@ -67,6 +75,8 @@ def _positive(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     options = (given := parser()).parse_args(arguments)
+    if options.mutants is not None:
+        return _mutants(options)
     selection = Selection(levels=options.level, cases=options.case, modes=options.mode, dtypes=options.dtype)
     if options.list:
         names = [case.name for case in matching(selection)]
@@ -90,6 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         files.write(options.html, page.render(report))
     print(table.render(report))
     return 0 if report.passed else 1
+
+
+def _mutants(options: argparse.Namespace) -> int:
+    from sbp_conformance.mutants import command  # here: the parser need not know a hundred faults
+
+    names = options.backend or command.installed()
+    scores = command.run(names, [options.mutants], jobs=options.jobs, timeout=options.timeout)
+    passed = bool(scores) and all(score.passed for score in scores)
+    if options.json is not None:
+        told = {"schema": SCHEMA, "passed": passed, "environment": environment()}
+        files.write(options.json, json.dumps(told | {"scores": [score.to_dict() for score in scores]}, indent=1))
+    print(command.render(scores))
+    return 0 if passed else 1
 
 
 def assemble(found: Sequence[Gathered], expected: ExpectedFailures, *, asked: bool) -> Report:

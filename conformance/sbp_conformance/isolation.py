@@ -125,6 +125,11 @@ def run_isolated(
             raise
 
 
+def child_environment(name: str) -> dict[str, str]:
+    """Return the environment variables of a process that runs the backend called ``name``."""
+    return _QUIET | os.environ | environment(name)
+
+
 def _run_one(name: str, selection: Selection, limits: Limits, stop: threading.Event) -> Gathered:
     start = time.perf_counter()
     gathered, crashes = Gathered(run=BackendRun(backend=name)), 0
@@ -162,7 +167,7 @@ def _one_process(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_QUIET | os.environ | environment(name),
+            env=child_environment(name),
             start_new_session=True,
         )
         stack.callback(_end, process)

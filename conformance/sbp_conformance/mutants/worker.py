@@ -1,0 +1,24 @@
+"""Mutants of one backend in a process of its own: a request in, a JSON object a line out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from sbp_conformance.mutants.hunt import chosen, hunt
+from sbp_conformance.worker import load
+
+
+def serve(request: dict[str, Any], file: Path) -> None:
+    """Plant what ``request`` names in its backend, and append what became of each."""
+    name, patterns = request["backend"], request["patterns"]
+    with file.open("a", encoding="utf-8", buffering=1) as stream:
+        for found in hunt(name, load(name), chosen(name, patterns)):
+            stream.write(json.dumps(dataclasses.asdict(found)) + "\n")
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]), Path(sys.argv[2]))
