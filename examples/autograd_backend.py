@@ -119,14 +119,14 @@ class AutogradBackend:
 
     def loss(self, main, branches, labels, coefficient, *, spec, dtype, mode):
         """Compose main and branch logits into the loss of a LossSpec and differentiate."""
-        chosen = onp.eye(main.shape[-1], dtype=dtype)[labels]  # (batch, classes); time, if any, comes before
+        chosen = onp.arange(main.shape[-1]) == labels[:, None]  # (batch, classes); time, if any, comes before
 
         def objective(inputs):
             return compose_loss(
                 spec,
                 ShortcutOutput(*inputs),
                 coefficient,
-                cross_entropy=lambda logits: np.mean(-np.sum(chosen * log_softmax(logits), axis=-1)),
+                cross_entropy=lambda logits: np.mean(-np.sum(np.where(chosen, log_softmax(logits), 0.0), axis=-1)),
                 log_softmax=log_softmax,
                 detach=detach,
                 xp=np,

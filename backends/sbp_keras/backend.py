@@ -9,15 +9,31 @@ import keras
 import numpy as np
 from keras import ops
 
-from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import (
+    Array,
+    Batch,
+    LossResult,
+    Mode,
+    MomentumSGD,
+    NetworkResult,
+    NeuronResult,
+    ShortcutNetwork,
+    SpikeResult,
+    TrainingResult,
+)
 from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
+from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.specs.surrogates import Surrogate
 from sbp_keras import native
 from sbp_keras.losses import ShortcutLoss
+from sbp_keras.networks import ResNet
 from sbp_keras.neurons import LIF
+from sbp_keras.shortcut import ShortcutModel
+from sbp_keras.taps import tap_model
+from sbp_keras.weights import export_weights, import_weights
 
 
 class KerasBackend:
@@ -120,6 +136,77 @@ class KerasBackend:
         run = self._engine.compiled(schedule.__call__) if mode == "compiled" else schedule
         return float(_array(run(ops.convert_to_tensor(step, "int32"))))
 
+    def network(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batch: Batch,
+        coefficient: float,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> NetworkResult:
+        """Run and differentiate a training step, then evaluate."""
+        with self._engine.precision(dtype):
+            model = _model(network, weights, batch, dtype)
+            model.coefficient.assign(coefficient)
+            (loss, logits), gradients = self._differentiated(model, network, batch, dtype, mode)
+            statistics = {name: array for name, array in export_weights(model).items() if ".running_" in name}
+            images = _images(batch, dtype)
+            evaluated = model(images, training=False)
+            names = tuple(network.spec.tap_channels)
+            *blocks, _ = tap_model(model.main, ShortcutSpec(taps=names))(images, training=True)
+            # variables hold their gradients for a moment, and are exported by name
+            for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+                variable.assign(gradient)
+            return NetworkResult(
+                tuple(map(_array, logits)),
+                float(_array(loss)),
+                {name: array for name, array in export_weights(model).items() if name not in statistics},
+                statistics,
+                _array(evaluated),
+                {name: np.transpose(_array(block), (1, 0, 4, 2, 3)) for name, block in zip(names, blocks, strict=True)},
+                _dtype(logits[0]),
+            )
+
+    def training(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batches: Sequence[Batch],
+        schedule: Schedule,
+        optimizer: MomentumSGD,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> TrainingResult:
+        """Train with keras.optimizers.SGD."""
+        with self._engine.precision(dtype):
+            model = _model(network, weights, batches[0], dtype)
+            sgd = keras.optimizers.SGD(optimizer.learning_rate, optimizer.momentum)
+            losses = []
+            for step, batch in enumerate(batches, start=1):
+                model.coefficient.assign(schedule(step))
+                (loss, logits), gradients = self._differentiated(model, network, batch, dtype, mode)
+                sgd.apply(gradients, model.trainable_variables)
+                losses.append(float(_array(loss)))
+            return TrainingResult(tuple(losses), export_weights(model), _dtype(logits[0]))
+
+    def _differentiated(
+        self, model: ShortcutModel, network: ShortcutNetwork, batch: Batch, dtype: str, mode: Mode
+    ) -> tuple[Any, list[Any]]:
+        criterion, labels = ShortcutLoss(network.loss), ops.convert_to_tensor(batch.labels, "int32")
+
+        def function(call: Any, images: Any) -> Any:
+            given = call(images, training=True)
+            output = given if isinstance(given, ShortcutOutput) else ShortcutOutput(given, ())
+            loss = criterion(output, labels, coefficient)
+            return loss, (loss, (output.main, *output.branches))
+
+        coefficient = ops.convert_to_tensor(model.coefficient)
+        auxiliary, found = self._engine.gradients(model, function, [_images(batch, dtype)], mode == "compiled")
+        return auxiliary, found[1:]
+
 
 def make_backend() -> KerasBackend:
     """Return the backend of the framework that Keras is set to.
@@ -128,6 +215,19 @@ def make_backend() -> KerasBackend:
         ValueError: it has no adapter.
     """
     return KerasBackend()
+
+
+def _model(network: ShortcutNetwork, weights: Mapping[str, Array], batch: Batch, dtype: str) -> ShortcutModel:
+    shape = np.moveaxis(batch.images, 1, -1).shape[1:]
+    options: dict[str, Any] = {"combine": network.loss.combine, "dtype": dtype}
+    net = ResNet(network.spec, shape, dtype=dtype)
+    model = ShortcutModel(net, network.taps, network.spec.num_classes, **options)
+    import_weights(model, weights)
+    return model
+
+
+def _images(batch: Batch, dtype: str) -> Any:
+    return _tensor(np.moveaxis(batch.images, 1, -1), dtype)
 
 
 def _tensor(array: Array, dtype: str) -> Any:

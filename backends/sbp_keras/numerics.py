@@ -24,11 +24,20 @@ def mean(x: Any, axis: tuple[int, ...]) -> Any:
     return ops.sum(x, axis=axis) / count
 
 
+def matmul(x: Any, kernel: Any) -> Any:
+    """Return ``x @ kernel`` in the dtype of ``x``; ``ops.matmul`` takes float64 to float32 on PyTorch (Keras 3.15)."""
+    if keras.backend.standardize_dtype(x.dtype) != "float64":
+        return ops.matmul(x, kernel)
+    return x @ ops.convert_to_tensor(kernel)
+
+
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean cross-entropy of ``logits``, ``(batch, ..., classes)``, and integer ``labels``, ``(batch, ...)``.
 
-    ``ops.sparse_categorical_crossentropy`` gives float32 for bfloat16 logits on JAX.
+    ``ops.sparse_categorical_crossentropy`` gives float32 for bfloat16 logits on JAX. The labels' entries are chosen,
+    not multiplied by 1 among zeros: a class masked with -inf would make NaN of it.
     """
-    chosen = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    losses = -ops.sum(chosen * ops.log_softmax(logits), axis=-1)
+    chosen = ops.one_hot(labels, logits.shape[-1], dtype="bool")
+    found = ops.log_softmax(logits)
+    losses = -ops.sum(ops.where(chosen, found, ops.zeros_like(found)), axis=-1)
     return mean(losses, tuple(range(len(losses.shape))))

@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from sbp_core import validation
-from sbp_keras.numerics import mean
+from sbp_keras.numerics import matmul, mean
 
 
 @keras.saving.register_keras_serializable(package="sbp")
@@ -65,7 +65,7 @@ class Readout(keras.layers.Layer):
         pooled = mean(inputs, space)
         if time is not None and channel < time:
             pooled = ops.swapaxes(pooled, 1, 2)
-        logits = ops.matmul(pooled, self.kernel) + self.bias
+        logits = matmul(pooled, self.kernel) + self.bias
         return logits if time is None else mean(logits, (1,))
 
     def compute_output_shape(self, input_shape: Any) -> Any:

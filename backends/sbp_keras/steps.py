@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from sbp_core import validation
+from sbp_keras import numerics
 
 _KAIMING = {"scale": 2.0, "mode": "fan_out", "distribution": "untruncated_normal"}
 
@@ -96,11 +97,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Keras's own moves its variance by the biased one of the batch, PyTorch's by ``n / (n - 1)`` times that, n being the
     values per channel; this layer does the latter, the convention of :class:`~sbp_core.ResNetSpec`. ``momentum``
-    is Keras's: the weight of the old statistics. On the JAX and PyTorch backends Keras normalises in float32 at most.
+    is Keras's: the weight of the old statistics. float64 is normalised in float64, on every backend.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise; while training, by the batch's own statistics."""
+        if mask is None and keras.backend.standardize_dtype(inputs.dtype) == "float64":
+            return self._in_double(inputs, bool(training and self.trainable))
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         kept = ops.multiply(self.moving_variance, self.momentum)
@@ -109,6 +112,25 @@ class BatchNormalization(keras.layers.BatchNormalization):
         unbiased = n / ops.maximum(n - 1.0, 1.0)
         self.moving_variance.assign(kept + ops.subtract(self.moving_variance, kept) * unbiased)
         return outputs
+
+    def _in_double(self, inputs: Any, training: bool) -> Any:
+        # Keras's own computes in float32 here on the JAX and PyTorch backends (Keras 3.15), as does a Python number
+        # that meets a variable of Keras instead of a tensor
+        weights = (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+        mean, variance, gamma, beta = (ops.convert_to_tensor(weight) for weight in weights)
+        if training:
+            axes = tuple(range(len(inputs.shape) - 1))
+            old, (mean, variance) = (mean, variance), _moments(inputs, axes)
+            n = ops.cast(ops.size(inputs), inputs.dtype) / inputs.shape[-1]
+            new = (mean, variance * (n / ops.maximum(n - 1.0, 1.0)))
+            for moving, before, now in zip(weights[:2], old, new, strict=True):
+                moving.assign(self.momentum * before + (1.0 - self.momentum) * ops.stop_gradient(now))
+        return (inputs - mean) * ((variance + self.epsilon) ** -0.5 * gamma) + beta
+
+
+def _moments(x: Any, axes: tuple[int, ...]) -> tuple[Any, Any]:
+    mean = numerics.mean(x, axes)
+    return mean, numerics.mean((x - mean) ** 2, axes)
 
 
 def _each_step(function: Callable[[Any], Any], inputs: Any) -> Any:

@@ -8,15 +8,30 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from sbp_core.backend import Array, LossResult, Mode, NeuronResult, SpikeResult
+from sbp_core.backend import (
+    Array,
+    Batch,
+    LossResult,
+    Mode,
+    MomentumSGD,
+    NetworkResult,
+    NeuronResult,
+    ShortcutNetwork,
+    SpikeResult,
+    TrainingResult,
+)
 from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 from sbp_tf.losses import ShortcutLoss
+from sbp_tf.networks import ResNet
 from sbp_tf.neurons import lif
+from sbp_tf.scheduler import CoefficientScheduler
+from sbp_tf.shortcut import Shortcut
 from sbp_tf.spikes import spike
+from sbp_tf.weights import export_weights, import_weights
 
 
 class TensorFlowBackend:
@@ -118,10 +133,100 @@ class TensorFlowBackend:
         """Return the schedule's value at an integer tensor."""
         return float(_in_mode(schedule, mode)(tf.constant(step)))
 
+    def network(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batch: Batch,
+        coefficient: float,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> NetworkResult:
+        """Run and differentiate a training step, then evaluate."""
+        model = _model(network, weights, dtype)
+        model.coefficient.assign(coefficient)
+        images, labels = _images(batch, dtype), tf.constant(batch.labels, tf.int32)
+        loss, logits, gradients = _in_mode(_differentiated(model, network), mode)(images, labels)
+        statistics = {name: array for name, array in export_weights(model).items() if ".running_" in name}
+        evaluated = model(images)
+        _, blocks = model.main(images, training=True, taps=tuple(network.spec.tap_channels))
+        # variables hold their gradients for a moment, and are exported by name
+        for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+            variable.assign(gradient)
+        return NetworkResult(
+            tuple(map(_array, logits)),
+            float(loss),
+            {name: array for name, array in export_weights(model).items() if name not in statistics},
+            statistics,
+            _array(evaluated),
+            {name: np.moveaxis(_array(output), -1, 2) for name, output in blocks.items()},
+            logits[0].dtype.name,
+        )
+
+    def training(
+        self,
+        network: ShortcutNetwork,
+        weights: Mapping[str, Array],
+        batches: Sequence[Batch],
+        schedule: Schedule,
+        optimizer: MomentumSGD,
+        *,
+        dtype: str,
+        mode: Mode,
+    ) -> TrainingResult:
+        """Train with the coefficient's scheduler; the optimiser is written out, as Keras may run on another backend."""
+        model = _model(network, weights, dtype)
+        scheduler = CoefficientScheduler(model, schedule)
+        velocities = [tf.Variable(tf.zeros_like(variable)) for variable in model.trainable_variables]
+        differentiated = _differentiated(model, network)
+
+        def step(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, ...]:
+            loss, logits, gradients = differentiated(images, labels)
+            for variable, velocity, gradient in zip(model.trainable_variables, velocities, gradients, strict=True):
+                velocity.assign(optimizer.momentum * velocity + gradient)
+                variable.assign_sub(optimizer.learning_rate * velocity)
+            return loss, logits
+
+        run = _in_mode(step, mode)
+        losses = []
+        for batch in batches:
+            loss, logits = run(_images(batch, dtype), tf.constant(batch.labels, tf.int32))
+            scheduler.step()
+            losses.append(float(loss))
+        return TrainingResult(tuple(losses), export_weights(model), logits[0].dtype.name)
+
 
 def make_backend() -> TensorFlowBackend:
     """Return the TensorFlow backend."""
     return TensorFlowBackend()
+
+
+def _model(network: ShortcutNetwork, weights: Mapping[str, Array], dtype: str) -> Shortcut:
+    net = ResNet(network.spec, dtype=tf.as_dtype(dtype))
+    model = Shortcut(
+        net, network.taps, network.spec.num_classes, combine=network.loss.combine, dtype=tf.as_dtype(dtype)
+    )
+    import_weights(model, weights)
+    return model
+
+
+def _differentiated(model: Shortcut, network: ShortcutNetwork) -> Callable[[tf.Tensor, tf.Tensor], tuple[Any, ...]]:
+    criterion = ShortcutLoss(network.loss)
+
+    def run(images: tf.Tensor, labels: tf.Tensor) -> tuple[Any, ...]:
+        with tf.GradientTape() as tape:
+            given = model(images, training=True)
+            output = given if isinstance(given, ShortcutOutput) else ShortcutOutput(given, ())
+            loss = criterion(output, labels, model.coefficient)
+        gradients = tape.gradient(loss, model.trainable_variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return loss, [output.main, *output.branches], gradients
+
+    return run
+
+
+def _images(batch: Batch, dtype: str) -> tf.Tensor:
+    return _tensor(np.moveaxis(batch.images, 1, -1), dtype)
 
 
 def _in_mode(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:

@@ -31,7 +31,7 @@ def export_weights(net: ResNet | Shortcut) -> dict[str, NDArray[Any]]:
         (10, 8)
     """
     return {
-        name: np.transpose(variable.numpy(), _TO_CANONICAL.get(len(variable.shape)))
+        name: np.asarray(np.transpose(variable.numpy(), _TO_CANONICAL.get(len(variable.shape))))
         for name, variable in _variables(net).items()
     }
 

@@ -39,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--case", action="append", metavar="NAME", help="a case or a pattern such as 'neuron-tie-*'")
     what.add_argument("--mode", action="append", choices=MODES, help="may be repeated; default: all")
     what.add_argument("--dtype", action="append", choices=DTYPES, help="may be repeated; default: all")
+    what.add_argument(
+        "--examples",
+        type=_positive,
+        metavar="N",
+        help="neurons that the random level makes up, others in every run; default: a few, the same in every run",
+    )
     what.add_argument("--list", action="store_true", help="name the cases selected, and run none")
     what.add_argument(
         "--mutants",
@@ -77,9 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = (given := parser()).parse_args(arguments)
     if options.mutants is not None:
         return _mutants(options)
-    selection = Selection(levels=options.level, cases=options.case, modes=options.mode, dtypes=options.dtype)
-    if options.list:
+    selection = Selection(
+        levels=options.level, cases=options.case, modes=options.mode, dtypes=options.dtype, examples=options.examples
+    )
+    try:
         names = [case.name for case in matching(selection)]
+    except ModuleNotFoundError as error:
+        given.error(str(error))
+    if options.list:
         print("\n".join(names))
         return 0 if names else 1
     try:

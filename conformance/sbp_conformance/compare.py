@@ -52,7 +52,9 @@ def close(
     """Compare arrays: the largest difference, over the largest magnitude expected, is at most ``tolerance``.
 
     Relative to the whole array and not element by element, because an element that two terms cancel in has no relative
-    precision. Where all that is expected is 0 (or below the dtype's normal range), so must be what was got.
+    precision. Where all that is expected is 0 (or below the dtype's normal range), so must be what was got. Where an
+    infinity or NaN is expected, either will do, for which comes first depends on the order of operations; a number will
+    not.
 
     Args:
         quantity: what it is.
@@ -69,10 +71,11 @@ def close(
     if expected.size == 0:
         return Finding(quantity=quantity, kind=kind)
     floor = SMALLEST_NORMAL[dtype] / UNIT_ROUNDOFF[dtype]
-    largest = max(float(np.max(np.abs(expected))), scale, floor)
+    finite = np.isfinite(expected)
+    largest = max(float(np.max(np.abs(expected), initial=0.0, where=finite)), scale, floor)
     with np.errstate(invalid="ignore"):
         errors = np.abs(found - expected) / largest
-    errors = np.where(np.isfinite(found), errors, math.inf)
+    errors = np.where(np.isfinite(found) == finite, np.where(finite, errors, 0.0), math.inf)
     error = float(np.max(errors))
     if error <= tolerance:
         return Finding(quantity=quantity, kind=kind, error=error)

@@ -20,7 +20,7 @@ from sbp_conformance.backends import environment
 from sbp_conformance.expected import ExpectedFailures
 from sbp_conformance.levels import LEVELS
 from sbp_conformance.precision import DTYPES
-from sbp_conformance.run import MODES, Check, Selection, plan, run_check
+from sbp_conformance.run import MODES, Check, Selection, matching, plan, run_check
 from sbp_conformance.table import command, lacking
 from sbp_conformance.worker import load
 from sbp_core.backend import Backend
@@ -48,16 +48,17 @@ class Options:
             )
         except (OSError, ValueError) as error:
             raise pytest.UsageError(f"--sbp-expected-failures: {error}") from None
-        return cls(
-            backends=tuple(dict.fromkeys(_strings(config, "backend"))),
-            selection=Selection(
-                levels=_strings(config, "level", tuple(LEVELS)) or None,
-                cases=_strings(config, "case") or None,
-                modes=_strings(config, "mode", MODES) or None,
-                dtypes=_strings(config, "dtype", DTYPES) or None,
-            ),
-            expected=expected,
+        selection = Selection(
+            levels=_strings(config, "level", tuple(LEVELS)) or None,
+            cases=_strings(config, "case") or None,
+            modes=_strings(config, "mode", MODES) or None,
+            dtypes=_strings(config, "dtype", DTYPES) or None,
         )
+        try:
+            matching(selection)
+        except ModuleNotFoundError as error:
+            raise pytest.UsageError(f"--sbp-level: {error}") from None
+        return cls(backends=tuple(dict.fromkeys(_strings(config, "backend"))), selection=selection, expected=expected)
 
 
 class SuiteFile(pytest.File):
@@ -143,7 +144,7 @@ class ConformanceTest(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Return where it is, for reports."""
-        return self.path, None, self.nodeid.partition("::")[2]
+        return self.path, None, self.nodeid.partition("::")[2].replace("::", " ")
 
 
 class DisagreementError(AssertionError):

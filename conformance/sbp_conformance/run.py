@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
 
-from sbp_conformance.levels import LEVELS, Case, cases_of
+from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, NotOffered, Outcome
 from sbp_core.backend import MEMBERS, Backend, Mode
@@ -27,12 +27,15 @@ class Selection:
         cases: names of cases, or shell patterns.
         modes: names of modes.
         dtypes: names of dtypes.
+        examples: how many neurons the random level makes up, others in every run; None for the few that are always the
+            same.
     """
 
     levels: Sequence[str] | None = None
     cases: Sequence[str] | None = None
     modes: Sequence[str] | None = None
     dtypes: Sequence[str] | None = None
+    examples: int | None = None
 
 
 class Check(NamedTuple):
@@ -61,8 +64,10 @@ def matching(selection: Selection) -> list[Case]:
     Raises:
         ValueError: there is no such level.
     """
-    levels = list(LEVELS) if selection.levels is None else selection.levels
-    return [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    levels = default_levels() if selection.levels is None else selection.levels
+    found = [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    examples = selection.examples
+    return found if examples is None else [case.with_examples(examples) for case in found]
 
 
 def plan(backend: Backend, selection: Selection) -> Plan:
@@ -88,13 +93,22 @@ def plan(backend: Backend, selection: Selection) -> Plan:
     return Plan(checks, tuple(not_offered))
 
 
+def select(backend: Backend, selection: Selection) -> list[Check]:
+    """Return the checks of :func:`plan`.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    return plan(backend, selection).checks
+
+
 def _wanted(selection: Selection) -> Iterator[Check]:
     wanted = matching(selection)
     for mode in MODES:
         if mode not in (selection.modes or MODES):
             continue
         for case in wanted:
-            allowed = _dtypes(case, mode, explicit=selection.cases is not None)
+            allowed = case.dtypes_in(mode, named=selection.cases is not None)
             for dtype in DTYPES:
                 if dtype in allowed and dtype in (selection.dtypes or DTYPES):
                     yield Check(case, mode, dtype)
@@ -112,11 +126,6 @@ def _lack(backend: Backend, check: Check) -> tuple[str, str] | None:
 
 def _named(case: Case, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(case.name, pattern) for pattern in patterns)
-
-
-def _dtypes(case: Case, mode: Mode, *, explicit: bool) -> Sequence[str]:
-    # a case that is asked for by name runs compiled even if it is not in the compiled selection
-    return case.dtypes if explicit else case.dtypes_in(mode)
 
 
 def run_check(backend: Backend, check: Check) -> Outcome:
@@ -152,7 +161,7 @@ def run_backend(backend: Backend, selection: Selection | None = None) -> Iterato
         >>> all(outcome.passed for outcome in outcomes)
         True
     """
-    for check in plan(backend, selection or Selection()).checks:
+    for check in select(backend, selection or Selection()):
         yield run_check(backend, check)
 
 

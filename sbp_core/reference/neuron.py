@@ -130,7 +130,7 @@ def adjoint(
     for c in x:
         current = c if spec.synaptic_decay is None else spec.synaptic_decay * current + c
         R = heaviside(V - threshold)
-        resting = V + R * (low - V) if hard and later else V
+        resting = V * (1.0 - R) + low * R if hard and later else V
         H = spec.rest + kept * (resting - spec.rest) + gain * current
         if soft and later:
             H = H - threshold * R
@@ -139,7 +139,7 @@ def adjoint(
         outputs.append(H if not fires else spikes if spec.stores_spikes else R if spec.output_delay else S)
         V = H
         if now and hard:
-            V = H + S * (low - H)
+            V = H * (1.0 - S) + low * S
         elif now and soft:
             V = H - threshold * S
         spikes = S

@@ -127,7 +127,15 @@ def test_expected_failures_are_strict(project, tmp_path):
 
 def test_tests_are_selected_by_options_and_by_name(project):
     done = project(
-        "--sbp-backend", REFERENCE, "--sbp-level", "surrogate", "--sbp-dtype", "float64", "-k", "tanh-ge and eager", "-q"
+        "--sbp-backend",
+        REFERENCE,
+        "--sbp-level",
+        "surrogate",
+        "--sbp-dtype",
+        "float64",
+        "-k",
+        "tanh-ge",
+        "-q",
     )
     assert done.returncode == 0
     assert summary(done).startswith("1 passed")

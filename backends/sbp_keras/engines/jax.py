@@ -30,17 +30,24 @@ def gradients(
 ) -> tuple[Any, list[Any]]:
     """Return the auxiliary values and the gradients (see :mod:`sbp_keras.engines`)."""
     weights = [] if layer is None else [weight.value for weight in layer.trainable_weights]
-    held = [] if layer is None else [weight.value for weight in layer.non_trainable_variables]
+    held = [] if layer is None else [variable.value for variable in layer.non_trainable_variables]
 
     def scalar(inputs: list[Any], values: list[Any]) -> Any:
+        moved = held
+
         def call(*given: Any, **options: Any) -> Any:
-            outputs, _ = layer.stateless_call(values, held, *given, **options)
+            nonlocal moved
+            outputs, moved = layer.stateless_call(values, moved, *given, **options)
             return outputs
 
-        return function(call, *inputs)
+        value, auxiliary = function(call, *inputs)
+        return value, (auxiliary, moved)
 
     differentiate = jax.grad(scalar, argnums=(0, 1), has_aux=True)
-    (of_inputs, of_weights), auxiliary = (compiled(differentiate) if compile_it else differentiate)(
+    (of_inputs, of_weights), (auxiliary, moved) = (compiled(differentiate) if compile_it else differentiate)(
         list(arguments), weights
     )
+    if layer is not None:
+        for variable, value in zip(layer.non_trainable_variables, moved, strict=True):
+            variable.assign(value)
     return auxiliary, [*of_inputs, *of_weights]

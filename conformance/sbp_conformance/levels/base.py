@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from sbp_conformance.precision import DTYPES, FULL, HALF, UNIT_ROUNDOFF
 from sbp_conformance.results import Finding
@@ -54,6 +54,7 @@ class Case(ABC):
         dtypes: those it runs in, of those that the backend has.
         compiled: those it runs in when compiled. Few: compiling costs seconds a case, so the compiled cases are a
             selection of their own.
+        vmapped: those it runs in sample by sample, mapped over the batch.
         tolerances: by dtype.
     """
 
@@ -64,11 +65,18 @@ class Case(ABC):
     seed: int
     dtypes: tuple[str, ...] = DTYPES
     compiled: tuple[str, ...] = ()
+    vmapped: tuple[str, ...] = ()
     tolerances: Mapping[str, Tolerance]
 
-    def dtypes_in(self, mode: Mode) -> tuple[str, ...]:
-        """Return the dtypes that it runs in, in a mode."""
-        return self.compiled if mode == "compiled" else self.dtypes
+    def dtypes_in(self, mode: Mode, *, named: bool = False) -> tuple[str, ...]:
+        """Return the dtypes that it runs in, in a mode; one that is asked for by name compiles in all of them."""
+        if mode == "vmapped":
+            return self.vmapped
+        return self.compiled if mode == "compiled" and not named else self.dtypes
+
+    def with_examples(self, examples: int) -> Self:
+        """Return a case that makes up ``examples`` inputs anew, where it makes up any; else this one."""
+        return self
 
     @abstractmethod
     def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:

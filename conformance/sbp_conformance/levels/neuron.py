@@ -26,6 +26,10 @@ GUARD = 1e-3
 _ATTEMPTS = 1000
 
 
+class NoDrawError(RuntimeError):
+    """No draw of a case keeps off the jumps."""
+
+
 class NeuronInputs(NamedTuple):
     """What a neuron case feeds in, float64 arrays; the state is None for a fresh start."""
 
@@ -44,6 +48,7 @@ class NeuronCase(Case):
         shape: of the input, (time, batch, ...).
         with_state: start from a random state instead of afresh.
         decay_logit: w of decay = sigmoid(w), where the decay is learnt.
+        attempts: draws to try.
     """
 
     level: ClassVar[str] = "neuron"
@@ -52,6 +57,7 @@ class NeuronCase(Case):
     shape: tuple[int, ...]
     with_state: bool = False
     decay_logit: float | None = None
+    attempts: int = _ATTEMPTS
 
     @property
     def decay(self) -> float | None:
@@ -71,11 +77,11 @@ class NeuronCase(Case):
     @cached_property
     def drawn(self) -> NeuronInputs:
         """The first of a sequence of random draws that is fit to compare."""
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(self.attempts):
             given = self._attempt(np.random.default_rng([self.seed, attempt]))
             if self._is_fit(given):
                 return given
-        raise RuntimeError(f"no draw of case {self.name!r} keeps {GUARD} from every jump; give it another seed")
+        raise NoDrawError(f"no draw of case {self.name!r} keeps {GUARD} from every jump; give it another seed")
 
     def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
         """Compare the output, the last state and every gradient."""

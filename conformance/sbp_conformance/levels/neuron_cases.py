@@ -132,6 +132,7 @@ def _compiled() -> list[NeuronCase]:
             2300 + index,
             row | {"surrogate": next(surrogates), "levels": (0.1, -0.2), "shape": (3, 2, 3)},
             compiled=(FULL[index % 2],),
+            vmapped=(FULL[(index + 1) % 2],),
         )
         for index, row in enumerate(rows)
     ]

@@ -134,6 +134,7 @@ def cases() -> tuple[Case, ...]:
             surrogate=surrogate,
             inclusive=inclusive,
             compiled=compiled.get(name, ()),
+            vmapped=("float32",) if name.endswith("-gt") else (),
             tolerances=tolerances(_ROUNDINGS),
         )
         for index, (name, surrogate, inclusive) in enumerate(named)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sbp_conformance.isolation import child_environment
-from sbp_conformance.mutants.hunt import Hunt, chosen
+from sbp_conformance.mutants.hunt import Hunt
 
 #: The adapters that have seams, and the package that each needs.
 _NEEDS = {"torch": "torch", "tf": "tensorflow", "jax": "jax"}
@@ -93,9 +93,9 @@ def _one(name: str, patterns: Sequence[str], timeout: float) -> Score:
         if code:
             lines = log.read_text(errors="replace").splitlines()[-_TAIL:]
             problem = "\n    ".join([f"exit status {code}", *lines])
-        whole = [line for line in file.read_text(encoding="utf-8").split("\n")[:-1] if line]
-        hunts = tuple(Hunt(**json.loads(line)) for line in whole)
-    return Score(backend=name, planned=len(chosen(name, patterns)), hunts=hunts, problem=problem)
+        told = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+    planned = told.pop(0)["planned"] if told else 0
+    return Score(backend=name, planned=planned, hunts=tuple(Hunt(**each) for each in told), problem=problem)
 
 
 def render(scores: Sequence[Score]) -> str:

@@ -16,7 +16,7 @@ from sbp_core.specs.neurons import LIFState
 Member = Callable[..., Any]
 
 
-def _after(alter: Callable[[Any, dict[str, Any]], Any], names: tuple[str, ...]) -> Change:
+def after(alter: Callable[[Any, dict[str, Any]], Any], names: tuple[str, ...]) -> Change:
     """Return the change of a member's result; ``alter`` gets it with the arguments, by name."""
 
     def change(right: Member, operations: Operations) -> Member:
@@ -29,7 +29,7 @@ def _after(alter: Callable[[Any, dict[str, Any]], Any], names: tuple[str, ...]) 
     return change
 
 
-def _before(alter: Callable[[dict[str, Any]], dict[str, Any]], names: tuple[str, ...]) -> Change:
+def before(alter: Callable[[dict[str, Any]], dict[str, Any]], names: tuple[str, ...]) -> Change:
     """Return the change of some of a member's arguments."""
 
     def change(right: Member, operations: Operations) -> Member:
@@ -49,17 +49,17 @@ _LOSS = ("main", "branches", "labels", "coefficient")
 
 def spike(alter: Callable[[SpikeResult], Any]) -> Change:
     """Return the change of a spike's result."""
-    return _after(lambda result, given: alter(result), _SPIKE)
+    return after(lambda result, given: alter(result), _SPIKE)
 
 
 def neuron(alter: Callable[[NeuronResult, dict[str, Any]], Any]) -> Change:
     """Return the change of a neuron's result."""
-    return _after(alter, _NEURON)
+    return after(alter, _NEURON)
 
 
 def loss(alter: Callable[[LossResult, dict[str, Any]], Any]) -> Change:
     """Return the change of a loss's result."""
-    return _after(alter, _LOSS)
+    return after(alter, _LOSS)
 
 
 def _put(result: Any, **fields: Any) -> Any:
@@ -94,7 +94,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "surrogate",
         "spike",
         {
-            "cotangent ignored": _before(lambda given: {"cotangent": np.ones_like(given["x"])}, _SPIKE),
+            "cotangent ignored": before(lambda given: {"cotangent": np.ones_like(given["x"])}, _SPIKE),
             "spikes as integers": spike(lambda r: r._replace(spikes=r.spikes.astype(np.int64))),
             "spikes as booleans": spike(lambda r: r._replace(spikes=r.spikes > 0)),
             "gradient with an axis too many": spike(lambda r: r._replace(grad_input=r.grad_input[None])),
@@ -135,10 +135,10 @@ MUTANTS: tuple[Mutant, ...] = (
             "gradient of the decay, not of its logit": neuron(
                 lambda r, given: r._replace(grad_decay_logit=r.grad_decay_logit and r.grad_decay_logit / 0.24)
             ),
-            "state's cotangent ignored": _before(
+            "state's cotangent ignored": before(
                 lambda given: {"state_cotangent": each(np.zeros_like, given["state_cotangent"])}, _NEURON
             ),
-            "output's cotangent ignored": _before(
+            "output's cotangent ignored": before(
                 lambda given: {"output_cotangent": np.zeros_like(given["output_cotangent"])}, _NEURON
             ),
         },
@@ -148,7 +148,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "loss",
         "loss",
         {
-            "labels off by one": _before(
+            "labels off by one": before(
                 lambda given: {"labels": (given["labels"] + 1) % given["main"].shape[-1]}, _LOSS
             ),
             "gradients of the branches swapped": loss(lambda r, given: r._replace(grad_branches=r.grad_branches[::-1])),
@@ -170,8 +170,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "schedule",
         "schedule",
         {
-            "coefficient an array": _after(lambda result, given: np.array([result]), ("schedule", "step")),
-            "coefficient a text": _after(lambda result, given: str(result), ("schedule", "step")),
+            "coefficient an array": after(lambda result, given: np.array([result]), ("schedule", "step")),
+            "coefficient a text": after(lambda result, given: str(result), ("schedule", "step")),
         },
         dtypes=("float32",),
     ),

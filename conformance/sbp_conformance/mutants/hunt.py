@@ -49,16 +49,17 @@ class Hunt:
         return self.check is not None and not self.alarm
 
 
-def chosen(backend: str, patterns: Iterable[str] = ("*",)) -> list[Mutant]:
+def chosen(name: str, backend: Backend, patterns: Iterable[str] = ("*",)) -> list[Mutant]:
     """Return the mutants of some names that can be planted in a backend.
 
     Args:
-        backend: as ``--backend`` names it.
+        name: as ``--backend`` says it.
+        backend: the backend.
         patterns: of names of mutants.
     """
     patterns = list(patterns)
-    name = registry_name(backend)
-    return [m for m in MUTANTS if fits(m, name) and any(fnmatchcase(m.name, pattern) for pattern in patterns)]
+    named = [mutant for mutant in MUTANTS if any(fnmatchcase(mutant.name, pattern) for pattern in patterns)]
+    return [mutant for mutant in named if fits(mutant, registry_name(name), backend)]
 
 
 def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hunt]:

@@ -14,8 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from sbp_conformance.mutants.base import Mutant, Operations
-from sbp_core.backend import MEMBERS, Backend
+from sbp_core.backend import DECLARATIONS, MEMBERS, Backend
 
+#: Members of the contract that do something: a seam each.
+CONTRACT = tuple(member for member in (*MEMBERS, "network", "training") if member not in DECLARATIONS)
 #: Read by every adapter from the core itself; the changes leave Python numbers, the reference's, alone.
 SHARED = {"schedule in arrays": ("sbp_core.specs.schedules:Schedule.__call__",)}
 
@@ -109,11 +111,11 @@ def _none() -> Operations:
 _UNKNOWN = Adapter({}, _none)
 
 
-def fits(mutant: Mutant, backend: str) -> bool:
-    """Say whether a mutant can be planted in a backend, known by its registered name."""
-    return mutant.seam in MEMBERS or (
-        backend in ADAPTERS and (mutant.seam in SHARED or mutant.seam in ADAPTERS[backend].seams)
-    )
+def fits(mutant: Mutant, name: str, backend: Backend) -> bool:
+    """Say whether a mutant can be planted in a backend; ``name`` is the one it is registered by."""
+    if mutant.seam in CONTRACT:
+        return callable(getattr(backend, mutant.seam, None))
+    return name in ADAPTERS and (mutant.seam in SHARED or mutant.seam in ADAPTERS[name].seams)
 
 
 @contextlib.contextmanager
@@ -125,7 +127,7 @@ def planted(mutant: Mutant, name: str, backend: Backend) -> Iterator[Backend]:
     """
     adapter = ADAPTERS.get(name, _UNKNOWN)
     operations = adapter.operations()
-    if mutant.seam in MEMBERS:
+    if mutant.seam in CONTRACT:
         yield _Broken(backend, mutant.seam, mutant.change(getattr(backend, mutant.seam), operations))
         return
     with contextlib.ExitStack() as stack:

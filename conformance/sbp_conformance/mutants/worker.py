@@ -1,4 +1,4 @@
-"""Mutants of one backend in a process of its own: a request in, a JSON object a line out."""
+"""Mutants of one backend in a process of its own: a request in; out a line of JSON each, and first how many there are."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from sbp_conformance.worker import load
 
 def serve(request: dict[str, Any], file: Path) -> None:
     """Plant what ``request`` names in its backend, and append what became of each."""
-    name, patterns = request["backend"], request["patterns"]
+    name = request["backend"]
+    backend = load(name)
+    mutants = chosen(name, backend, request["patterns"])
     with file.open("a", encoding="utf-8", buffering=1) as stream:
-        for found in hunt(name, load(name), chosen(name, patterns)):
+        stream.write(json.dumps({"planned": len(mutants)}) + "\n")
+        for found in hunt(name, backend, mutants):
             stream.write(json.dumps(dataclasses.asdict(found)) + "\n")
 
 

@@ -1,0 +1,305 @@
+"""Network and training levels: the same weights and images through a spiking ResNet with branches in every framework.
+
+The oracle is :mod:`sbp_core.reference.resnet`: NumPy in float64, its adjoint derived by hand. In float64 a backend is
+held to it within 1e-11 (measured between all of ours: 5e-15). In float32 a spike can flip at a tie, and a flipped spike
+changes what comes after it by no small amount; so each case draws weights and images until the reference's potentials
+stay a guard band away from every threshold (and every edge of a rectangle), in every neuron at every step. Layers take
+spikes, which are exact, so that rounding does not build up from block to block. No spike may flip then, which is
+checked block by block and shown as "spikes differing", and gradients agree to 3e-5 of the largest in their array
+(measured: 3e-6).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sbp_conformance.compare import close, close_number, equal, native_dtype
+from sbp_conformance.levels.base import Case, Tolerance
+from sbp_conformance.precision import FULL, representable
+from sbp_conformance.results import Finding, Kind
+from sbp_core import ArcTan, Evolutionary, LIFSpec, LossSpec, ResNetSpec, Schedule, resnet18_spec
+from sbp_core.backend import (
+    Backend,
+    Batch,
+    Mode,
+    MomentumSGD,
+    NetworkResult,
+    ShortcutNetwork,
+    TrainingResult,
+    TrainsNetworks,
+)
+from sbp_core.reference import resnet
+from sbp_core.reference.networks import initial_weights
+
+Float64 = NDArray[np.float64]
+
+#: The reference stays this far from every jump; float32 potentials differ by a fiftieth of it at most.
+GUARD = 5e-5
+_ATTEMPTS = 100
+_TOLERANCES = {
+    "float64": Tolerance(value=1e-11, gradient=1e-11),
+    "float32": Tolerance(value=2e-6, gradient=3e-5),
+}
+
+
+_SMALL: dict[str, Any] = {"num_classes": 4, "in_channels": 2, "time_steps": 2}
+_SHALLOW: dict[str, Any] = _SMALL | {"depths": (1, 1), "widths": (4, 6)}
+
+
+class NetworkInputs(NamedTuple):
+    """What goes in: weights by name, and batches, all of them float32 numbers."""
+
+    weights: dict[str, Float64]
+    batches: list[Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NetworkCase(Case):
+    """What both levels share.
+
+    Attributes:
+        network: the network, its branches and its loss.
+        image: height and width of the images.
+        batch: images in a batch.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("network", "training")
+    network: ShortcutNetwork
+    image: int = 8
+    batch: int = 3
+    dtypes: tuple[str, ...] = FULL
+    tolerances: Mapping[str, Tolerance] = dataclasses.field(default_factory=lambda: _TOLERANCES)
+
+    @cached_property
+    def drawn(self) -> NetworkInputs:
+        """The first of a sequence of draws that keeps off every jump."""
+        for attempt in range(_ATTEMPTS):
+            given = self._attempt(np.random.default_rng([self.seed, attempt]))
+            if self._margin(given) >= GUARD:
+                return given
+        raise RuntimeError(f"no draw of case {self.name!r} keeps {GUARD} from every jump; give it another seed")
+
+    def _attempt(self, random: np.random.Generator) -> NetworkInputs:
+        """Draw weights in which nothing is trivial: no scale of 1, no bias, mean or decay that others share."""
+        spec = self.network.spec
+        weights: dict[str, Float64] = {}
+        for name, start in initial_weights(spec, int(random.integers(2**31)), self.network.taps).items():
+            drawn = np.float64(start)
+            if name.endswith(".running_var") or (drawn.ndim == 1 and name.endswith(".weight")):
+                drawn = random.uniform(0.6, 1.4, drawn.shape)
+            elif ".running_mean" in name or name.endswith(("bias", ".decay_logit")):
+                drawn = drawn + random.normal(0.0, 0.3, drawn.shape)
+            weights[name] = representable(drawn, "float32").reshape(drawn.shape)
+        return NetworkInputs(weights, [self._batch(random) for _ in range(self._steps)])
+
+    def _batch(self, random: np.random.Generator) -> Batch:
+        spec = self.network.spec
+        images = random.normal(size=(self.batch, spec.in_channels, self.image, self.image))
+        return Batch(representable(images, "float32"), random.integers(0, spec.num_classes, self.batch))
+
+    @property
+    @abstractmethod
+    def _steps(self) -> int: ...
+
+    @abstractmethod
+    def _margin(self, given: NetworkInputs) -> float: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkCase(_NetworkCase):
+    """One step of training: logits, loss, the gradient of every parameter, running statistics, evaluation.
+
+    Attributes:
+        coefficient: lambda; a dyadic number, for a backend may hold it in float32.
+    """
+
+    level: ClassVar[str] = "network"
+    coefficient: float = 0.75
+
+    @cached_property
+    def expected(self) -> NetworkResult:
+        """What the reference gives."""
+        weights, (batch,) = self.drawn
+        return resnet.network_step(self.network, weights, batch, self.coefficient)
+
+    def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
+        """Compare the spikes of each block, then everything that came of them."""
+        weights, (batch,) = self.drawn
+        if not isinstance(backend, TrainsNetworks):
+            return [_not_offered()]
+        got = backend.network(self.network, weights, batch, self.coefficient, dtype=dtype, mode=mode)
+        if not isinstance(got, NetworkResult):
+            return [_wrong_type(NetworkResult, got)]
+        want, allowed = self.expected, self.tolerances[dtype]
+        findings = [native_dtype(got.dtype, dtype)]
+        findings += _by_name("spikes of {}", "spikes", got.spikes, want.spikes, dtype, 0.0)
+        names = ("logits",) if len(want.logits) == 1 else ("main", *self.network.taps)
+        logits = got.logits if isinstance(got.logits, tuple) and len(got.logits) == len(names) else ()
+        findings += _by_name(
+            "logits of {}",
+            "value",
+            dict(zip(names, logits, strict=False)),
+            dict(zip(names, want.logits, strict=True)),
+            dtype,
+            allowed.value,
+        )
+        findings.append(close_number("loss", "value", got.value, want.value, dtype, allowed.value, scale=1.0))
+        findings += _by_name("gradient of {}", "gradient", got.gradients, want.gradients, dtype, allowed.gradient)
+        findings += _by_name("{} after the step", "state", got.statistics, want.statistics, dtype, allowed.value)
+        findings.append(close("logits in evaluation", "value", got.evaluated, want.evaluated, dtype, allowed.value))
+        return findings
+
+    @property
+    def _steps(self) -> int:
+        return 1
+
+    def _margin(self, given: NetworkInputs) -> float:
+        reference = resnet.ReferenceNetwork(self.network, given.weights)
+        reference.forward(given.batches[0].images, training=True)
+        training = reference.margin
+        # evaluation after the step has potentials of its own
+        reference.forward(given.batches[0].images, training=False)
+        return min(training, reference.margin)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCase(_NetworkCase):
+    """Steps of training: the loss of each, and every weight and running statistic at the end.
+
+    Attributes:
+        schedule: of the coefficient; its values are dyadic, for a backend may hold them in float32.
+        optimizer: what moves the weights.
+        steps: how many.
+    """
+
+    level: ClassVar[str] = "training"
+    schedule: Schedule
+    optimizer: MomentumSGD = MomentumSGD(learning_rate=0.125, momentum=0.5)
+    steps: int = 5
+
+    @cached_property
+    def expected(self) -> TrainingResult:
+        """What the reference gives."""
+        weights, batches = self.drawn
+        return resnet.train(self.network, weights, batches, self.schedule, self.optimizer)[0]
+
+    def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
+        """Compare the losses and the weights at the end."""
+        weights, batches = self.drawn
+        if not isinstance(backend, TrainsNetworks):
+            return [_not_offered()]
+        got = backend.training(self.network, weights, batches, self.schedule, self.optimizer, dtype=dtype, mode=mode)
+        if not isinstance(got, TrainingResult):
+            return [_wrong_type(TrainingResult, got)]
+        want, allowed = self.expected, self.tolerances[dtype]
+        if not isinstance(got.losses, tuple) or len(got.losses) != self.steps:
+            problem = f"wrong shape: expected a tuple of {self.steps}, got {got.losses!r:.200}"
+            return [Finding(quantity="losses", kind="contract", problem=problem)]
+        findings = [native_dtype(got.dtype, dtype)]
+        for step, (loss, expected) in enumerate(zip(got.losses, want.losses, strict=True), start=1):
+            quantity = f"loss of step {step}"
+            findings.append(close_number(quantity, "value", loss, expected, dtype, allowed.value, scale=1.0))
+        return findings + _by_name("{} at the end", "state", got.weights, want.weights, dtype, allowed.value)
+
+    @property
+    def _steps(self) -> int:
+        return self.steps
+
+    def _margin(self, given: NetworkInputs) -> float:
+        return resnet.train(self.network, *given, self.schedule, self.optimizer)[1]
+
+
+def _by_name(
+    quantity: str,
+    kind: Kind,
+    got: object,
+    want: Mapping[str, Float64],
+    dtype: str,
+    tolerance: float,
+) -> list[Finding]:
+    """Compare arrays by name; a name that is missing or unknown is a problem of its own."""
+    if not isinstance(got, Mapping):
+        problem = f"wrong type: expected a mapping from names to arrays, got {type(got).__name__}"
+        return [Finding(quantity=quantity.format("each"), kind="contract", problem=problem)]
+    missing, unknown = sorted(want.keys() - got.keys()), sorted(map(str, got.keys() - want.keys()))
+    if missing or unknown:
+        problem = f"wrong names: missing {missing}, unknown {unknown}"
+        return [Finding(quantity=quantity.format("each"), kind="contract", problem=problem)]
+    findings = []
+    for name, expected in want.items():
+        if kind == "spikes":
+            findings.append(equal(quantity.format(name), got[name], expected, dtype))
+        else:
+            findings.append(close(quantity.format(name), kind, got[name], expected, dtype, tolerance))
+    return findings
+
+
+def _not_offered() -> Finding:
+    return Finding(quantity="networks", kind="contract", problem="it does not offer them (TrainsNetworks)")
+
+
+def _wrong_type(wanted: type, got: object) -> Finding:
+    problem = f"wrong type: expected a {wanted.__name__}, got {type(got).__name__}"
+    return Finding(quantity="result", kind="contract", problem=problem)
+
+
+def network_cases() -> tuple[Case, ...]:
+    """Return a ResNet-18 as deep as it is, and shallow ones with another stem, neuron and loss."""
+    deep = resnet18_spec(widths=(4, 4, 6, 6), **_SMALL)
+    pooled = ResNetSpec(**_SHALLOW, stem="imagenet")
+    learnt = ResNetSpec(**_SHALLOW, neuron=LIFSpec(learn_decay=True, reset="soft", surrogate=ArcTan()))
+    current = ResNetSpec(
+        **_SHALLOW,
+        neuron=LIFSpec(
+            synaptic_decay=0.5, reset_timing="next", detach_reset=True, input_gain="complement", surrogate=ArcTan()
+        ),
+    )
+    networks = {
+        "resnet18": ShortcutNetwork(deep, deep.default_taps, LossSpec(combine="logits")),
+        "imagenet-stem": ShortcutNetwork(pooled, ("stem", "layer1"), LossSpec()),
+        "learnt-decay-soft-reset": ShortcutNetwork(learnt, ("layer1",), LossSpec(distillation=0.5)),
+        "current-detached-reset-next": ShortcutNetwork(current, ("layer1", "layer2"), LossSpec(combine="logits")),
+    }
+    # compilers and eager JAX take seconds for each network: not every one runs in both dtypes
+    dtypes = {"learnt-decay-soft-reset": ("float64",), "current-detached-reset-next": ("float32",)}
+    compiled = {"learnt-decay-soft-reset": ("float64",)}
+    return tuple(
+        NetworkCase(
+            name=f"network-{name}",
+            seed=4000 + index,
+            network=network,
+            image=16 if network.spec.stem == "imagenet" else 8,
+            dtypes=dtypes.get(name, FULL),
+            compiled=compiled.get(name, ()),
+        )
+        for index, (name, network) in enumerate(networks.items())
+    )
+
+
+def training_cases() -> tuple[Case, ...]:
+    """Return five steps with a moving coefficient, of summed logits and of summed losses."""
+    plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
+    learnt = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), learn_decay=True))
+    networks = {
+        "logits": (ShortcutNetwork(plain, ("layer1",), LossSpec(combine="logits")), FULL, ("float32",)),
+        "losses": (ShortcutNetwork(learnt, ("stem", "layer1"), LossSpec()), ("float64",), ()),
+    }
+    return tuple(
+        TrainingCase(
+            name=f"training-{name}",
+            seed=4100 + index,
+            network=network,
+            schedule=Evolutionary(initial=0.5, total_steps=8),
+            dtypes=dtypes,
+            compiled=compiled,
+        )
+        for index, (name, (network, dtypes, compiled)) in enumerate(networks.items())
+    )

@@ -1,0 +1,84 @@
+"""Hypothesis strategies: neurons of the whole family, and cases of them. They need hypothesis, as the suite does not.
+
+from hypothesis import given
+from sbp_conformance import strategies
+
+@given(strategies.neuron_cases())
+def test_mine(case):
+assert not [f.problem for f in case.run(my_backend, dtype="float64", mode="eager") if f.problem]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sbp_conformance.levels.base import Tolerance, tolerances
+from sbp_conformance.levels.neuron import NeuronCase
+from sbp_conformance.precision import FULL
+from sbp_core import LIFSpec, Surrogate
+from sbp_core.specs.surrogates import FAMILIES, StraightThrough
+
+_SHAPE = (4, 2, 3)  # one shape: a framework that compiles each operation does so once
+_SEEDS = 2**31
+# a draw that keeps off every jump is found within a few attempts, or the neuron has a jump where it starts
+_ATTEMPTS = 50
+
+
+def _decimals(low: float, high: float) -> st.SearchStrategy[float]:
+    """Return numbers of two decimals: they shrink to short ones, which read well."""
+    return st.integers(round(low * 100), round(high * 100)).map(lambda hundredths: hundredths / 100)
+
+
+def surrogates() -> st.SearchStrategy[Surrogate]:
+    """Return surrogates of every family, heights and widths within a factor of 2 or so of the common ones."""
+
+    def of(family: type[Surrogate]) -> st.SearchStrategy[Surrogate]:
+        fields = {"height": _decimals(0.25, 2.0)}
+        if family is not StraightThrough:
+            fields["width"] = _decimals(0.5, 2.5)
+        return st.builds(family, **fields)
+
+    return st.sampled_from(list(FAMILIES.values())).flatmap(of)
+
+
+@st.composite
+def neuron_specs(draw: st.DrawFn) -> LIFSpec:
+    """Return spiking neurons: every reset, timing, delay, detachment, synapse, gain, level and surrogate."""
+    fields: dict[str, Any] = {
+        "reset": draw(st.sampled_from(("hard", "soft", "none"))),
+        "reset_timing": draw(st.sampled_from(("now", "next"))),
+        "output_delay": draw(st.sampled_from((0, 1))),
+        "detach_reset": draw(st.booleans()),
+        "inclusive": draw(st.booleans()),
+        "learn_decay": draw(st.booleans()),
+        "synaptic_decay": draw(st.none() | _decimals(0.0, 0.9)),
+        "decay": draw(_decimals(0.05, 0.95)),
+        "input_gain": draw(st.just("complement") | _decimals(0.25, 2.0)),
+        "threshold": draw(_decimals(0.5, 2.0)),
+        "rest": draw(_decimals(-0.5, 0.4)),
+        "reset_value": draw(_decimals(-0.5, 0.4)),
+        "surrogate": draw(surrogates()),
+    }
+    return LIFSpec(**fields)
+
+
+@st.composite
+def neuron_cases(draw: st.DrawFn) -> NeuronCase:
+    """Return cases of the neuron level, off every jump as all its random cases are."""
+    spec = draw(neuron_specs())
+    seed = draw(st.integers(0, _SEEDS - 1))
+    # heights of 2 and widths of 0.5 in every step: a little wider than the level's own, and still below any fault
+    allowed = tolerances(6 * _SHAPE[0]) | {"float32": Tolerance(value=2e-6, gradient=5e-5)}
+    return NeuronCase(
+        name=f"random-{seed}",
+        seed=seed,
+        spec=spec,
+        shape=_SHAPE,
+        with_state=draw(st.booleans()),
+        decay_logit=draw(_decimals(-2.0, 2.0)) if spec.learn_decay else None,
+        attempts=_ATTEMPTS,
+        dtypes=FULL,
+        tolerances=allowed,
+    )
