@@ -1,4 +1,4 @@
-"""Mutants of one backend in a process of its own: a request in; out a line of JSON each, and first how many there are."""
+"""Mutants of one backend in a process of its own: a request in; out how many there are, then a line of JSON each."""
 
 from __future__ import annotations
 
