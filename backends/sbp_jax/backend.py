@@ -227,9 +227,8 @@ def _model(network: ShortcutNetwork, weights: Mapping[str, Array], dtype: str) -
     return model
 
 
-def _split(model: Any) -> tuple[Any, Any, Any]:
-    parts: Any = nnx.split(model, nnx.Param, ...)
-    return parts
+def _split(model: Any) -> Any:
+    return nnx.split(model, nnx.Param, ...)
 
 
 def _forward(graph: Any, network: ShortcutNetwork) -> Callable[..., Any]:

@@ -35,6 +35,8 @@ from sbp_torch.shortcut import Shortcut
 from sbp_torch.taps import Recorder
 from sbp_torch.weights import export_weights, import_weights
 
+_VJP: Any = torch.func.vjp  # its stub knows only the variant with auxiliary values
+
 
 class TorchBackend:
     """Eager, or one full graph of torch.compile."""
@@ -232,7 +234,7 @@ def _gradient_of(parameter: Tensor) -> Tensor:
 
 def _mapped_spike(x: Tensor, surrogate: Surrogate, cotangent: Tensor, *, inclusive: bool) -> SpikeResult:
     def one(x: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        spikes, pull = torch.func.vjp(lambda x: spike(x, surrogate, inclusive=inclusive), x)
+        spikes, pull = _VJP(lambda x: spike(x, surrogate, inclusive=inclusive), x)
         return spikes, pull(cotangent)[0]
 
     spikes, gradient = torch.func.vmap(one)(x, cotangent)
@@ -257,12 +259,12 @@ def _mapped_neuron(
             output, final = run(x, LIFState(**parts) if parts else None, shared.get("logit"))
             return output, [getattr(final, name) for name in names]
 
-        (output, final), pull = torch.func.vjp(forward, x, parts, shared)
+        (output, final), pull = _VJP(forward, x, parts, shared)
         return output, final, pull((output_cotangent, weights))
 
     # a batch of one each: the mapped axis comes before it
     over_batch = [tensor.unsqueeze(2).movedim(1, 0) for tensor in (x, output_cotangent)]
-    mapped = torch.func.vmap(one)
+    mapped: Callable[..., Any] = torch.func.vmap(one)
     weights = [getattr(state_cotangent, name).unsqueeze(1) for name in names]
     starts = {name: part.unsqueeze(1) for name, part in parts.items()}
     output, final, (grad_x, grad_parts, grad_shared) = mapped(*over_batch, weights, starts)

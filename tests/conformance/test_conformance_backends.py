@@ -15,6 +15,7 @@ NEEDED = {
     "keras-jax": ["keras", "jax"],
     "keras-torch": ["keras", "torch"],
 }
+MODES = {"torch": ("compiled", "vmapped"), "jax": ("compiled", "vmapped"), "keras-torch": ()}
 
 
 def missing(backend):
@@ -48,8 +49,13 @@ def test_the_backend_equals_the_reference(backend, request):
     ran = {(outcome["level"], outcome["mode"], outcome["dtype"]) for outcome in run["outcomes"]}
     modes = {outcome["mode"] for outcome in run["outcomes"]}
     # Keras runs eagerly on PyTorch
-    assert modes == ({"eager"} if backend == "keras-torch" else {"eager", "compiled"})
-    for mode in modes:
+    assert modes == {"eager", *MODES.get(backend, ("compiled",))}
+    for level in ("surrogate", "neuron", "random", "loss", "edges", "network", "training"):
+        assert {(level, "eager", "float64"), (level, "eager", "float32")} <= ran
+    assert ("schedule", "eager", "float32") in ran
+    if "compiled" in modes:
         for level in ("surrogate", "neuron", "loss"):
-            assert {(level, mode, "float64"), (level, mode, "float32")} <= ran
-        assert ("schedule", mode, "float32") in ran
+            assert {(level, "compiled", "float64"), (level, "compiled", "float32")} <= ran
+        assert {("network", "compiled", "float64"), ("training", "compiled", "float32")} <= ran
+    if "vmapped" in modes:
+        assert {("neuron", "vmapped", "float64"), ("surrogate", "vmapped", "float32")} <= ran

@@ -14,6 +14,7 @@ from sbp_core import (
     ExponentialSchedule,
     LIFSpec,
     LIFState,
+    LossSpec,
     Rectangle,
     ResNetSpec,
     ShortcutSpec,
@@ -26,6 +27,7 @@ from sbp_core import (
 )
 from sbp_core.inputs import check_input, check_state
 from sbp_core.specs.base import Spec
+from sbp_core.specs.losses import as_loss
 from sbp_core.specs.surrogates import FAMILIES
 
 SPECS = [
@@ -34,6 +36,7 @@ SPECS = [
     LIFSpec.leaky_integrator(),
     ResNetSpec(depths=(1, 2), widths=(4, 8), neuron=LIFSpec(decay=0.9)),
     ShortcutSpec(taps=("layer1", "layer2"), combine="losses"),
+    LossSpec(per_step=True, level=0.5, distillation=0.25, detach_teacher=False),
     Evolutionary(total_steps=7, per="epoch", steps_per_epoch=2),
     Step(milestones=(0.1, 0.9)),
     Constant(value=0.0),
@@ -199,3 +202,34 @@ def test_a_state_that_does_not_fit_is_refused():
         check_state(LIFSpec(), LIFState(good.astype("float32")), (2, 3), "float64")
     with pytest.raises(TypeError, match="LIFState or None"):
         check_state(LIFSpec(), good, (2, 3), "float64")
+
+
+def test_a_loss_may_be_named_by_its_composition():
+    assert as_loss("losses") == LossSpec()
+    assert as_loss("logits") == LossSpec(combine="logits")
+    distilled = LossSpec(distillation=0.5)
+    assert as_loss(distilled) is distilled
+    with pytest.raises(ValueError, match="combine must be one of 'logits', 'losses'; got 'sum'"):
+        as_loss("sum")
+    with pytest.raises(TypeError, match="loss must be a LossSpec or one of"):
+        as_loss(3)
+
+
+@pytest.mark.parametrize(
+    ("per_step", "logits", "labels", "batch_axis", "message"),
+    [
+        (False, (4, 2, 10), (2,), -2, r"shape \(batch, classes\) with per_step=False, got shape \(4, 2, 10\)"),
+        (True, (2, 10), (2,), -2, "3 axes, time among them, with per_step=True"),
+        (True, (4, 2, 10), (4,), -2, r"labels must have shape \(2,\), got \(4,\)"),
+        (True, (2, 4, 10), (4,), 0, r"labels must have shape \(2,\), got \(4,\)"),
+        (False, (2, 10), (2, 1), -2, r"labels must have shape \(2,\), got \(2, 1\)"),
+    ],
+)
+def test_logits_and_labels_that_do_not_fit_a_loss_are_refused(per_step, logits, labels, batch_axis, message):
+    with pytest.raises(ValueError, match=message):
+        LossSpec(per_step=per_step).check_logits(logits, labels, batch_axis=batch_axis)
+
+
+def test_a_size_that_is_not_known_yet_fits():
+    LossSpec(per_step=True).check_logits((4, None, 10), (2,))
+    LossSpec().check_logits((2, 10), (None,))
