@@ -29,7 +29,9 @@ def test_every_mutant_of_every_adapter_is_caught(tmp_path):
     for score in told["scores"]:
         assert [mutant for mutant in score["mutants"] if not mutant["caught"]] == []
         assert score["problem"] == ""
-        assert score["caught"] == score["planned"] == len(MUTANTS) >= 150
+        left_out = ADAPTERS[score["backend"]].left_out
+        planned = sum(mutant.level not in left_out for mutant in MUTANTS)
+        assert score["caught"] == score["planned"] == planned >= 130
         # a hundred faults of the contract's edge alone would prove little
         assert sum(mutant["seam"] in ADAPTERS[score["backend"]].seams for mutant in score["mutants"]) >= 60
         # caught by what was compared, each in the level that is to catch it

@@ -86,8 +86,9 @@ def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hun
             finding = Finding(quantity="", kind="contract", problem=f"could not be planted: {error}")
         alarm = ""
         if caught is not None:
-            as_it_is = plain.setdefault(caught.id, run_check(backend, caught))
-            alarm = "; ".join(as_it_is.problems)
+            if caught.id not in plain:
+                plain[caught.id] = run_check(backend, caught)
+            alarm = "; ".join(plain[caught.id].problems)
         yield Hunt(
             mutant=mutant.name,
             level=mutant.level,

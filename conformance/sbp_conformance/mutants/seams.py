@@ -30,10 +30,12 @@ class Adapter:
         seams: names of parts to the places that refer to them, ``module:attribute``; a dotted attribute is reached
             through a stand-in of what comes before the dot.
         operations: returns what the framework offers.
+        left_out: levels whose mutants are not planted here.
     """
 
     seams: dict[str, tuple[str, ...]]
     operations: Callable[[], Operations]
+    left_out: tuple[str, ...] = ()
 
 
 def _torch() -> Operations:
@@ -88,6 +90,8 @@ ADAPTERS: dict[str, Adapter] = {
             "compose": ("sbp_jax.losses:compose_loss",),
         },
         _jax,
+        # operation by operation, JAX takes seconds for a network: the others stand for it
+        left_out=("network", "training"),
     ),
     "tf": Adapter(
         {
@@ -113,9 +117,12 @@ _UNKNOWN = Adapter({}, _none)
 
 def fits(mutant: Mutant, name: str, backend: Backend) -> bool:
     """Say whether a mutant can be planted in a backend; ``name`` is the one it is registered by."""
+    adapter = ADAPTERS.get(name, _UNKNOWN)
+    if mutant.level in adapter.left_out:
+        return False
     if mutant.seam in CONTRACT:
         return callable(getattr(backend, mutant.seam, None))
-    return name in ADAPTERS and (mutant.seam in SHARED or mutant.seam in ADAPTERS[name].seams)
+    return mutant.seam in adapter.seams or (mutant.seam in SHARED and name in ADAPTERS)
 
 
 @contextlib.contextmanager
