@@ -217,5 +217,8 @@ class TrainsNetworks(Protocol):
         ...
 
 
+#: Of the members, those that say what a backend is; the others are what it does.
+DECLARATIONS = ("name", "versions", "modes", "dtypes")
+
 #: Members that :func:`sbp_core.registry.load` looks for.
-MEMBERS = ("name", "versions", "modes", "dtypes", "spike", "neuron", "loss", "schedule")
+MEMBERS = (*DECLARATIONS, "spike", "neuron", "loss", "schedule")

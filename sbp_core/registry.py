@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from sbp_core import backend as contract
@@ -31,8 +31,12 @@ def names() -> list[str]:
     return sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)})
 
 
-def load(name: str) -> contract.Backend:
+def load(name: str, *, members: Sequence[str] = contract.MEMBERS) -> contract.Backend:
     """Return the backend called ``name``, or the one that ``package.module:factory`` makes.
+
+    Args:
+        name: of an entry point, or a factory's place.
+        members: what it must have; a backend that is being written has less than the whole contract.
 
     Raises:
         ValueError: no backend of that name is registered, or the text names no callable.
@@ -46,7 +50,7 @@ def load(name: str) -> contract.Backend:
         ValueError: backend must be one of 'jax', 'keras', 'tf', 'torch' or 'package.module:factory'; got 'abacus'
     """
     backend = _factory(name)()
-    missing = [member for member in contract.MEMBERS if not hasattr(backend, member)]
+    missing = [member for member in members if not hasattr(backend, member)]
     if missing:
         raise TypeError(f"backend {name!r} lacks {', '.join(missing)}: see sbp_core.backend.Backend")
     return cast(contract.Backend, backend)

@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 Kind = Literal["spikes", "state", "gradient", "value", "contract"]
 Status = Literal["ran", "not installed", "failed to load", "crashed", "timed out"]
+Verdict = Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
+
+#: Of the JSON file. It rises when a field changes its meaning or goes.
+SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,11 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one case gave on one backend, in one mode and dtype."""
+    """What one case gave on one backend, in one mode and dtype.
+
+    Attributes:
+        expected: why its failure is expected, as the caller's file says; None where it is to pass.
+    """
 
     level: str
     case: str
@@ -40,6 +48,12 @@ class Outcome:
     dtype: str
     seconds: float
     findings: tuple[Finding, ...]
+    expected: str | None = None
+
+    @property
+    def id(self) -> str:
+        """``case/mode/dtype``."""
+        return f"{self.case}/{self.mode}/{self.dtype}"
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -52,6 +66,18 @@ class Outcome:
     def passed(self) -> bool:
         """Whether every comparison held."""
         return not self.problems
+
+    @property
+    def verdict(self) -> Verdict:
+        """What came of it, with what was expected of it."""
+        if self.expected is None:
+            return "passed" if self.passed else "failed"
+        return "passed unexpectedly" if self.passed else "failed as expected"
+
+    @property
+    def good(self) -> bool:
+        """Whether it did what was expected of it."""
+        return self.verdict in ("passed", "failed as expected")
 
     def worst(self, kind: Kind) -> float:
         """Return the largest error of a kind; NaN where nothing of that kind was compared."""
@@ -75,8 +101,45 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotOffered:
+    """Checks that did not run because the backend lacks something: neither passed nor failed.
+
+    Attributes:
+        kind: of what is lacking: a mode, a dtype or a member of the contract.
+        name: its name.
+        required: whether the contract asks for it; the run then fails.
+        checks: the checks that need it, ``case/mode/dtype``.
+    """
+
+    kind: Literal["mode", "dtype", "member"]
+    name: str
+    required: bool
+    checks: tuple[str, ...]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Names of the cases among the checks, each once."""
+        return tuple(dict.fromkeys(check.partition("/")[0] for check in self.checks))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> NotOffered:
+        """Return what ``dataclasses.asdict`` described, through JSON or not."""
+        return cls(**(dict(values) | {"checks": tuple(values["checks"])}))
+
+
+@dataclass(frozen=True, kw_only=True)
 class BackendRun:
-    """A backend's run: how it ended, with which versions, and its outcomes up to there."""
+    """A backend's run: how it ended, with which versions, and its outcomes up to there.
+
+    Attributes:
+        backend: as ``--backend`` named it.
+        status: how it ended.
+        detail: what was wrong with it as a whole.
+        versions: package to version.
+        seconds: how long it took, loading included.
+        outcomes: a check each.
+        not_offered: what the selection asked for and the backend lacks.
+    """
 
     backend: str
     status: Status = "ran"
@@ -84,11 +147,21 @@ class BackendRun:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
     outcomes: tuple[Outcome, ...] = ()
+    not_offered: tuple[NotOffered, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether it ran to the end, compared something, and every comparison held."""
-        return self.status == "ran" and bool(self.outcomes) and all(outcome.passed for outcome in self.outcomes)
+        """Whether it ran to the end, compared something, and every check did what was expected of it."""
+        return (
+            self.status == "ran"
+            and bool(self.outcomes)
+            and all(outcome.good for outcome in self.outcomes)
+            and not any(lack.required for lack in self.not_offered)
+        )
+
+    def of(self, *verdicts: Verdict) -> tuple[Outcome, ...]:
+        """Return the outcomes with one of the verdicts."""
+        return tuple(outcome for outcome in self.outcomes if outcome.verdict in verdicts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary of JSON values."""
@@ -99,5 +172,39 @@ class BackendRun:
             "detail": self.detail,
             "versions": dict(self.versions),
             "seconds": self.seconds,
-            "outcomes": [outcome.to_dict() | {"passed": outcome.passed} for outcome in self.outcomes],
+            "not_offered": [dataclasses.asdict(lack) for lack in self.not_offered],
+            "outcomes": [outcome.to_dict() | {"verdict": outcome.verdict} for outcome in self.outcomes],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The runs of one call of the suite.
+
+    Attributes:
+        runs: a backend each.
+        asked: whether the backends were named; one that is not installed then fails.
+        stale: expected failures that match no check, as their file names them.
+        environment: where it ran.
+    """
+
+    runs: tuple[BackendRun, ...]
+    asked: bool = True
+    stale: tuple[str, ...] = ()
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether something ran, every run passed, and no expected failure is stale."""
+        counted = [run for run in self.runs if self.asked or run.status != "not installed"]
+        return bool(counted) and all(run.passed for run in counted) and not self.stale
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a dictionary of JSON values; ``schema`` is its version."""
+        return {
+            "schema": SCHEMA,
+            "passed": self.passed,
+            "environment": dict(self.environment),
+            "stale_expected_failures": list(self.stale),
+            "runs": [run.to_dict() for run in self.runs],
         }

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple, cast, get_args
 
 from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
-from sbp_conformance.results import Finding, Outcome
-from sbp_core.backend import Backend, Mode
+from sbp_conformance.results import Finding, NotOffered, Outcome
+from sbp_core.backend import MEMBERS, Backend, Mode
 
-MODES: tuple[Mode, ...] = ("eager", "compiled", "vmapped")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Selection:
     Attributes:
         levels: names of levels.
         cases: names of cases, or shell patterns.
-        modes: eager, compiled, vmapped.
+        modes: names of modes.
         dtypes: names of dtypes.
         examples: how many neurons the random level makes up, others in every run; None for the few that are always the
             same.
@@ -45,6 +45,18 @@ class Check(NamedTuple):
     mode: Mode
     dtype: str
 
+    @property
+    def id(self) -> str:
+        """``case/mode/dtype``."""
+        return f"{self.case.name}/{self.mode}/{self.dtype}"
+
+
+class Plan(NamedTuple):
+    """What of a selection a backend is held to, and what it does not offer."""
+
+    checks: list[Check]
+    not_offered: tuple[NotOffered, ...]
+
 
 def matching(selection: Selection) -> list[Case]:
     """Return the cases that ``selection`` names, level by level.
@@ -58,34 +70,62 @@ def matching(selection: Selection) -> list[Case]:
     return found if examples is None else [case.with_examples(examples) for case in found]
 
 
-def select(backend: Backend, selection: Selection) -> list[Check]:
-    """Return the checks of ``selection`` that ``backend`` declares it can do.
+def plan(backend: Backend, selection: Selection) -> Plan:
+    """Return the checks of ``selection`` that ``backend`` declares it can do, and those that it cannot, by reason.
 
     Raises:
         ValueError: there is no such level.
     """
-    wanted = matching(selection)
-    modes = [mode for mode in MODES if mode in backend.modes and mode in (selection.modes or MODES)]
-    dtypes = [dtype for dtype in DTYPES if dtype in backend.dtypes and dtype in (selection.dtypes or DTYPES)]
-    return [
-        Check(case, mode, dtype)
-        for mode in modes
-        for case in wanted
-        if case.supports(backend)
-        for dtype in dtypes
-        if dtype in case.dtypes_in(mode, named=selection.cases is not None)
+    checks: list[Check] = []
+    lacking: dict[tuple[str, str], list[str]] = {}
+    for check in _wanted(selection):
+        lack = _lack(backend, check)
+        if lack is None:
+            checks.append(check)
+        else:
+            lacking.setdefault(lack, []).append(check.id)
+    not_offered = [
+        NotOffered.from_dict(
+            {"kind": kind, "name": name, "required": kind == "member" and name in MEMBERS, "checks": tuple(ids)}
+        )
+        for (kind, name), ids in lacking.items()
     ]
+    return Plan(checks, tuple(not_offered))
+
+
+def select(backend: Backend, selection: Selection) -> list[Check]:
+    """Return the checks of :func:`plan`.
+
+    Raises:
+        ValueError: there is no such level.
+    """
+    return plan(backend, selection).checks
+
+
+def _wanted(selection: Selection) -> Iterator[Check]:
+    wanted = matching(selection)
+    for mode in MODES:
+        if mode not in (selection.modes or MODES):
+            continue
+        for case in wanted:
+            allowed = case.dtypes_in(mode, named=selection.cases is not None)
+            for dtype in DTYPES:
+                if dtype in allowed and dtype in (selection.dtypes or DTYPES):
+                    yield Check(case, mode, dtype)
+
+
+def _lack(backend: Backend, check: Check) -> tuple[str, str] | None:
+    """Return what a backend lacks for a check, its kind and its name; None if nothing."""
+    for member in check.case.needs:
+        if not callable(getattr(backend, member, None)):
+            return "member", member
+    if check.mode not in backend.modes:
+        return "mode", check.mode
+    return None if check.dtype in backend.dtypes else ("dtype", check.dtype)
 
 
 def _named(case: Case, patterns: Sequence[str] | None) -> bool:
     return patterns is None or any(fnmatchcase(case.name, pattern) for pattern in patterns)
-
-
-def not_offered(backend: Backend, selection: Selection) -> list[str]:
-    """Return the levels of ``selection`` that ``backend`` has no part in: networks, say, are no duty."""
-    cases = matching(selection)
-    offered = {case.level for case in cases if case.supports(backend)}
-    return [level for level in dict.fromkeys(case.level for case in cases) if level not in offered]
 
 
 def run_check(backend: Backend, check: Check) -> Outcome:
@@ -94,15 +134,20 @@ def run_check(backend: Backend, check: Check) -> Outcome:
     start = time.perf_counter()
     try:
         findings = case.run(backend, dtype=dtype, mode=mode)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a backend may call sys.exit; Ctrl-C still stops the run
         findings = [Finding(quantity="call", kind="contract", problem=f"raised {_brief(error)}")]
+    return outcome_of(check, findings, seconds=time.perf_counter() - start)
+
+
+def outcome_of(check: Check, findings: Sequence[Finding], *, seconds: float) -> Outcome:
+    """Return the outcome of a check that gave ``findings``."""
     return Outcome(
-        level=case.level,
-        case=case.name,
-        seed=case.seed,
-        mode=mode,
-        dtype=dtype,
-        seconds=time.perf_counter() - start,
+        level=check.case.level,
+        case=check.case.name,
+        seed=check.case.seed,
+        mode=check.mode,
+        dtype=check.dtype,
+        seconds=seconds,
         findings=tuple(findings),
     )
 
@@ -122,6 +167,8 @@ def run_backend(backend: Backend, selection: Selection | None = None) -> Iterato
 
 def undeclared(backend: Backend) -> str | None:
     """Return what is wrong with what a backend declares about itself, None if nothing is."""
+    if not isinstance(cast(object, backend.versions), Mapping):
+        return f"versions must be a mapping of package to version, got {backend.versions!r}"
     for member, allowed in (("modes", MODES), ("dtypes", DTYPES)):
         declared = cast(object, getattr(backend, member))
         if isinstance(declared, str) or not isinstance(declared, Sequence):
@@ -134,7 +181,7 @@ def undeclared(backend: Backend) -> str | None:
     return None
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """Return type, first lines and place of an error."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     message = " ".join(str(error).split())

@@ -6,14 +6,16 @@ it. Events go to a file, a JSON object a line, so that what was found before a c
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from sbp_conformance.backends import registry_name
-from sbp_conformance.run import Selection, run_check, select, undeclared
+from sbp_conformance.run import Selection, outcome_of, plan, run_check, undeclared
 from sbp_core import registry
+from sbp_core.backend import DECLARATIONS, Backend
 
 
 def serve(request: dict[str, Any], events: Path) -> None:
@@ -24,19 +26,39 @@ def serve(request: dict[str, Any], events: Path) -> None:
             file.write(json.dumps({"event": event} | values) + "\n")
 
         try:
-            backend = registry.load(registry_name(request["backend"]))
-            problem = undeclared(backend)
-        except Exception as error:
+            backend = load(request["backend"])
+        except (Exception, SystemExit) as error:
             tell("unavailable", detail=f"{type(error).__name__}: {error}", missing=_missing_package(error))
             return
-        if problem is not None:
-            tell("unavailable", detail=problem, missing=None)
-            return
-        tell("loaded", versions={str(name): str(version) for name, version in backend.versions.items()})
-        for check in select(backend, Selection(**request["selection"])):
-            tell("start", case=check.case.name, mode=check.mode, dtype=check.dtype)
+        selected = plan(backend, Selection(**request["selection"]))
+        tell(
+            "loaded",
+            versions={str(name): str(version) for name, version in backend.versions.items()},
+            not_offered=[dataclasses.asdict(lack) for lack in selected.not_offered],
+            offered=[check.id for check in plan(backend, Selection()).checks],
+        )
+        done = set(request["done"])
+        for check in selected.checks:
+            if check.id in done:
+                continue
+            # what a crash or a hang would leave, short of how it ended
+            tell("start", outcome=outcome_of(check, (), seconds=0.0).to_dict())
             tell("outcome", outcome=run_check(backend, check).to_dict())
         tell("end")
+
+
+def load(name: str) -> Backend:
+    """Return the backend called ``name`` once what it declares is sound; it may lack members of the contract.
+
+    Raises:
+        ModuleNotFoundError: its framework is not installed.
+        TypeError: it declares nothing, or not what the contract says.
+        ValueError: there is no such backend.
+    """
+    backend = registry.load(registry_name(name), members=DECLARATIONS)
+    if (problem := undeclared(backend)) is not None:
+        raise TypeError(problem)
+    return backend
 
 
 def _missing_package(error: BaseException) -> str | None:

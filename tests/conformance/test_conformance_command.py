@@ -1,14 +1,14 @@
 """The command line: one process a backend, every failure by name, and an exit status that tells."""
 
+import dataclasses
 import json
-import os
+import re
 import subprocess
 import sys
-import textwrap
 
 import pytest
 
-from sbp_conformance import BackendRun, Finding, Outcome, table
+from sbp_conformance import BackendRun, Finding, Outcome, Report, files, table
 from sbp_conformance.backends import default_names
 from sbp_conformance.run import undeclared
 from sbp_core.reference.backend import ReferenceBackend
@@ -16,7 +16,8 @@ from sbp_core.reference.backend import ReferenceBackend
 REFERENCE = "sbp_core.reference.backend:make_backend"
 
 PLUGIN = """
-    import os, time
+    import ctypes, os, sys, time
+    import numpy as np
     from sbp_core.reference.backend import ReferenceBackend, make_backend
 
     class Half(ReferenceBackend):
@@ -26,11 +27,35 @@ PLUGIN = """
     class Killed(ReferenceBackend):
         def loss(self, *arguments, **given):
             print("last words", flush=True)
-            os._exit(17)
+            os._exit(0)
+
+    class Segfault(ReferenceBackend):
+        def schedule(self, schedule, step, *, mode):
+            if schedule.kind == "cosine" and schedule.per == "epoch":
+                ctypes.string_at(0)
+            return super().schedule(schedule, step, mode=mode)
 
     class Slow(ReferenceBackend):
+        def schedule(self, schedule, step, *, mode):
+            if schedule.kind == "cosine" and schedule.total_steps == 1000:
+                time.sleep(600)
+            return super().schedule(schedule, step, mode=mode)
+
+    class Exits(ReferenceBackend):
+        def schedule(self, schedule, step, *, mode):
+            sys.exit(0)
+
+    class Malformed(ReferenceBackend):
         def loss(self, *arguments, **given):
-            time.sleep(60)
+            result = super().loss(*arguments, **given)
+            return result._replace(value=str(result.value), grad_main=result.grad_main[None])
+
+        def schedule(self, schedule, step, *, mode):
+            return [super().schedule(schedule, step, mode=mode)]
+
+        def spike(self, *arguments, **given):
+            result = super().spike(*arguments, **given)
+            return result._replace(spikes=result.spikes.astype(np.int8))
 
     class Poor(ReferenceBackend):
         dtypes = ("float32",)
@@ -38,14 +63,32 @@ PLUGIN = """
     class Odd(ReferenceBackend):
         dtypes = ("float8",)
 
+    class Unversioned(ReferenceBackend):
+        versions = None
+
     class Noisy(ReferenceBackend):
         def __init__(self):
             print("noise on the way")
 
-    half, killed, slow, poor, odd, noisy = Half, Killed, Slow, Poor, Odd, Noisy
+    class Started:
+        name, versions, modes, dtypes = "started", {}, ("eager",), ("float64",)
+
+        def spike(self, *arguments, **given):
+            return ReferenceBackend().spike(*arguments, **given)
+
+    half, killed, poor, odd, noisy = Half, Killed, Poor, Odd, Noisy
 
     def broken():
         raise RuntimeError("no device found")
+
+    def leaves():
+        sys.exit(0)
+
+    def dies():
+        ctypes.string_at(0)
+
+    def sleeps():
+        time.sleep(600)
 
     def incomplete():
         return object()
@@ -56,16 +99,9 @@ PLUGIN = """
 
 
 @pytest.fixture
-def suite(tmp_path):
+def suite(python):
     """Run the command in a folder that holds a module of backends."""
-    (tmp_path / "plugin.py").write_text(textwrap.dedent(PLUGIN))
-
-    def run(*arguments):
-        command = [sys.executable, "-m", "sbp_conformance", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
-
-    return run
+    return lambda *arguments: python("-m", "sbp_conformance", *arguments, plugin=PLUGIN)
 
 
 def test_a_sound_backend_passes_and_the_table_says_so(suite, tmp_path):
@@ -74,17 +110,18 @@ def test_a_sound_backend_passes_and_the_table_says_so(suite, tmp_path):
     header, _, loss, schedule, *rest = done.stdout.splitlines()
     assert header.startswith("backend  ")
     assert header.endswith("level     mode   cases  gradient float64  gradient float32  spikes differing")
-    assert loss.split()[2:] == ["loss", "eager", "26/26", "0.0e+00", "0.0e+00"]
+    assert loss.split()[2:] == ["loss", "eager", "42/42", "0.0e+00", "0.0e+00"]
     assert schedule.split()[2:] == ["schedule", "eager", "20/20"]
-    assert rest[-1].endswith("checks passed")
+    assert re.fullmatch(r"(\d+) of \1 checks passed; \d+ not offered", rest[-1])
 
     results = json.loads((tmp_path / "deep" / "results.json").read_text())
-    assert results["passed"] is True
+    assert (results["schema"], results["passed"], results["stale_expected_failures"]) == (1, True, [])
+    assert results["environment"].keys() >= {"sbp", "python", "numpy", "system", "machine", "time"}
     (run,) = results["runs"]
     assert (run["backend"], run["status"], run["passed"]) == (REFERENCE, "ran", True)
     assert run["versions"].keys() == {"numpy"}
     assert {outcome["level"] for outcome in run["outcomes"]} == {"loss", "schedule"}
-    again = [Outcome.from_dict({k: v for k, v in o.items() if k != "passed"}) for o in run["outcomes"]]
+    again = [Outcome.from_dict({k: v for k, v in o.items() if k != "verdict"}) for o in run["outcomes"]]
     assert all(outcome.passed for outcome in again)
 
 
@@ -98,41 +135,117 @@ def test_a_failure_is_named_with_its_seed_and_the_command_that_repeats_it(suite)
     again = suite(*repeat.split())
     assert again.returncode == 1
     assert "0 of 1 checks passed" in again.stdout
+    assert done.stdout.count("FAILED") == 20
 
 
 def test_backends_that_break_are_named_and_the_run_goes_on(suite):
-    names = ["plugin:broken", "plugin:incomplete", "plugin:asks", "plugin:odd", "plugin:none", "plugin:killed"]
-    names += ["abacus", REFERENCE]
-    done = suite(*(word for name in names for word in ("--backend", name)), "--level", "loss")
+    names = ["broken", "leaves", "dies", "incomplete", "asks", "odd", "none", "Unversioned"]
+    done = suite(
+        *(word for name in names for word in ("--backend", f"plugin:{name}")),
+        "--backend",
+        "abacus",
+        "--backend",
+        REFERENCE,
+        "--level",
+        "loss",
+    )
     assert done.returncode == 1
     for text in (
         "plugin:broken: failed to load: RuntimeError: no device found",
-        "plugin:incomplete: failed to load: TypeError: backend 'plugin:incomplete' lacks name",
+        "plugin:leaves: failed to load: SystemExit: 0",
+        "plugin:dies: crashed: while it was loaded, killed by SIGSEGV",
+        "plugin:incomplete: failed to load: TypeError: backend 'plugin:incomplete' lacks name, versions, modes, dtypes",
         "plugin:asks: not installed: ModuleNotFoundError: No module named 'a_package_that_nobody_has'",
-        "plugin:odd: failed to load: dtypes must hold 'float64', 'float32', 'bfloat16', 'float16'; got 'float8'",
+        "plugin:odd: failed to load: TypeError: dtypes must hold 'float64', 'float32', 'bfloat16', 'float16'; got",
         "plugin:none: failed to load: ValueError: backend 'plugin:none': module 'plugin' has no 'none'",
-        "plugin:killed: crashed: in loss-logits-0-branches-0 eager float64, exit status 17\nlast words",
+        "plugin:Unversioned: failed to load: TypeError: versions must be a mapping of package to version, got None",
         "abacus: failed to load: ValueError: backend must be one of",
     ):
         assert text in done.stdout
-    assert "26/26" in done.stdout
+    assert "42/42" in done.stdout
 
 
-def test_a_backend_that_hangs_is_stopped(suite):
-    done = suite("--backend", "plugin:slow", "--level", "loss", "--timeout", "8")
+def test_a_check_that_takes_its_process_down_fails_and_the_others_still_run(suite):
+    done = suite("--backend", "plugin:Segfault", "--level", "schedule")
     assert done.returncode == 1
-    assert "plugin:slow: timed out: in loss-logits-0-branches-0 eager float64, after 8 s" in done.stdout
+    assert "schedule  eager  18/20" in done.stdout
+    for case in ("schedule-cosine-epoch", "schedule-cosine-cut-epoch"):
+        assert (
+            f"FAILED plugin:Segfault {case} eager float32 (seed 0)\n    process: crashed: killed by SIGSEGV"
+            in done.stdout
+        )
+
+
+def test_a_backend_that_crashes_again_and_again_is_given_up(suite):
+    done = suite("--backend", "plugin:killed", "--level", "loss")
+    assert done.returncode == 1
+    assert "plugin:killed: crashed: 5 checks took their process down; the rest did not run" in done.stdout
+    assert "process: crashed: exit status 0\n    last words" in done.stdout
+
+
+def test_a_check_that_hangs_is_stopped_and_the_others_still_run(suite):
+    done = suite(
+        "--backend", "plugin:Slow", "--backend", "plugin:sleeps", "--level", "schedule", "--check-timeout", "5"
+    )
+    assert done.returncode == 1
+    assert " 19/20" in done.stdout
+    assert re.search(
+        r"schedule-cosine-long eager float32 \(seed 0\)\n    process: timed out: no answer for \d+ s", done.stdout
+    )
+    assert "plugin:sleeps: timed out: while it was loaded, no answer for" in done.stdout
+
+
+def test_a_backend_that_takes_too_long_is_stopped(suite):
+    done = suite("--backend", "plugin:Slow", "--level", "schedule", "--timeout", "5")
+    assert done.returncode == 1
+    assert "plugin:Slow: timed out: after 5 s; the checks that were left did not run" in done.stdout
+
+
+def test_an_exit_within_a_check_is_reported_as_that(suite):
+    done = suite("--backend", "plugin:Exits", "--level", "schedule")
+    assert "call: raised SystemExit: 0 (plugin.py:" in done.stdout
+    assert "schedule  eager  0/20" in done.stdout
+
+
+def test_a_result_of_the_wrong_type_shape_or_dtype_is_reported_as_that(suite):
+    done = suite("--backend", "plugin:Malformed", "--level", "loss", "--dtype", "float64")
+    assert "loss: wrong type: expected a float, got str" in done.stdout
+    assert "gradient of the main logits: wrong shape: expected (3, 4), got (1, 3, 4)" in done.stdout
+    assert "and 22 more checks of plugin:Malformed that failed" in done.stdout
+    done = suite("--backend", "plugin:Malformed", "--level", "schedule", "--level", "surrogate", "--case", "*-e*")
+    assert "coefficient at step 0: wrong type: expected a float, got list" in done.stdout
+    assert "spikes: wrong dtype: expected float64, got int8" in done.stdout
+
+
+def test_a_backend_that_lacks_a_level_fails_where_that_level_is_asked_for(suite):
+    done = suite("--backend", "plugin:Started")
+    assert done.returncode == 1
+    assert "surrogate  eager  51/51" in done.stdout
+    for member in ("neuron", "loss", "schedule"):
+        assert f"\n    member {member}, which the contract asks for (sbp_core.backend.Backend): " in done.stdout
+    assert suite("--backend", "plugin:Started", "--level", "surrogate").returncode == 0
+
+
+def test_what_a_backend_does_not_offer_neither_passes_nor_fails(suite, tmp_path):
+    done = suite("--backend", "plugin:poor", "--level", "surrogate", "--json", "r.json")
+    assert done.returncode == 0
+    assert "not offered by plugin:poor:\n    dtype float64: 51 checks" in done.stdout
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    lacks = {(lack["kind"], lack["name"]): lack for lack in run["not_offered"]}
+    assert "surrogate-tanh-gt/eager/float64" in lacks["dtype", "float64"]["checks"]
+    assert not any(lack["required"] for lack in lacks.values())
+    assert {outcome["dtype"] for outcome in run["outcomes"]} == {"float32"}
 
 
 def test_a_run_without_a_case_fails(suite):
-    for arguments in (
-        ["--case", "no-such-case"],
-        ["--mode", "compiled"],
-        ["--dtype", "bfloat16", "--level", "schedule"],
+    for arguments, told in (
+        (["--case", "no-such-case"], "the selection names none"),
+        (["--mode", "compiled"], "it offers nothing of the selection"),
+        (["--dtype", "bfloat16", "--level", "schedule"], "the selection names none"),
     ):
         done = suite("--backend", REFERENCE, *arguments)
         assert done.returncode == 1
-        assert "no case ran" in done.stdout
+        assert f"no case ran: {told}" in done.stdout
 
 
 def test_a_backend_is_held_only_to_what_it_declares(suite):
@@ -164,6 +277,7 @@ def test_the_default_is_every_registered_backend_and_keras_on_each_framework():
 def test_the_suite_itself_loads_no_framework():
     code = "import sys, sbp_conformance.cli as c; c.parser(); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "'sbp_conformance.mutants'" not in loaded
     for framework in ("torch", "tensorflow", "jax", "keras", "pytest", "typer"):
         assert f"'{framework}'" not in loaded
     assert "'numpy'" in loaded
@@ -204,3 +318,44 @@ def test_what_a_backend_declares_is_checked():
     assert "modes must be a sequence" in undeclared(Declares(modes="eager"))
     assert "got 'lazy'" in undeclared(Declares(modes=("eager", "lazy")))
     assert "no mode" in undeclared(Declares(modes=()))
+
+
+def test_an_expected_failure_is_good_and_an_unexpected_pass_is_not():
+    bad = outcome(Finding(quantity="q", kind="value", problem="wrong"))
+    good = outcome(Finding(quantity="q", kind="value"))
+    verdicts = {
+        (each.passed, why): dataclasses.replace(each, expected=why).verdict
+        for each in (bad, good)
+        for why in (None, "w")
+    }
+    assert verdicts == {
+        (False, None): "failed",
+        (False, "w"): "failed as expected",
+        (True, None): "passed",
+        (True, "w"): "passed unexpectedly",
+    }
+    run = BackendRun(backend="b", outcomes=(dataclasses.replace(bad, expected="w"),))
+    assert run.passed
+    assert not dataclasses.replace(run, outcomes=(dataclasses.replace(good, expected="w"),)).passed
+    assert Report(runs=(run,)).passed
+    assert not Report(runs=(run,), stale=("x",)).passed
+    assert not Report(runs=()).passed
+
+
+def test_a_framework_that_is_missing_fails_only_where_it_was_asked_for():
+    ran = BackendRun(backend="b", outcomes=(outcome(Finding(quantity="q", kind="value")),))
+    absent = BackendRun(backend="c", status="not installed")
+    assert Report(runs=(ran, absent), asked=False).passed
+    assert not Report(runs=(ran, absent), asked=True).passed
+    assert not Report(runs=(absent,), asked=False).passed
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "results.json"
+    files.write(file, "old")
+    with pytest.raises(UnicodeEncodeError):
+        files.write(file, "half \ud800")
+    assert file.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["results.json"]
+    files.write(file, "new")
+    assert file.read_text() == "new"

@@ -5,7 +5,7 @@ import pytest
 
 from sbp_conformance import Selection, cases_of, run_backend
 from sbp_conformance.levels.network import GUARD
-from sbp_conformance.run import not_offered, select
+from sbp_conformance.run import plan, select
 from sbp_core.reference.backend import ReferenceBackend
 
 NETWORKS, TRAININGS = cases_of("network"), cases_of("training")
@@ -142,5 +142,7 @@ def test_a_backend_without_networks_is_not_asked_for_them():
 
     selection = Selection(levels=["loss", "network", "training"])
     assert {check.case.level for check in select(Plain(), selection)} == {"loss"}
-    assert not_offered(Plain(), selection) == ["network", "training"]
-    assert not_offered(ReferenceBackend(), selection) == []
+    (lack,) = (lack for lack in plan(Plain(), selection).not_offered if lack.kind == "member")
+    assert (lack.kind, lack.name, lack.required) == ("member", "network", False)
+    assert {check.partition("-")[0] for check in lack.checks} == {"network", "training"}
+    assert "member" not in {lack.kind for lack in plan(ReferenceBackend(), selection).not_offered}

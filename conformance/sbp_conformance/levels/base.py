@@ -59,6 +59,8 @@ class Case(ABC):
     """
 
     level: ClassVar[str]
+    #: Members of the contract that it calls. It does not run on a backend that lacks one.
+    needs: ClassVar[tuple[str, ...]] = ()
     name: str
     seed: int
     dtypes: tuple[str, ...] = DTYPES
@@ -75,10 +77,6 @@ class Case(ABC):
     def with_examples(self, examples: int) -> Self:
         """Return a case that makes up ``examples`` inputs anew, where it makes up any; else this one."""
         return self
-
-    def supports(self, backend: Backend) -> bool:
-        """Whether ``backend`` offers what the case compares, beyond the contract that every backend fulfils."""
-        return True
 
     @abstractmethod
     def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:

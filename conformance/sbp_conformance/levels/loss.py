@@ -51,6 +51,7 @@ class LossCase(Case):
     """
 
     level: ClassVar[str] = "loss"
+    needs: ClassVar[tuple[str, ...]] = ("loss",)
     spec: LossSpec
     branches: int
     coefficient: float

@@ -71,15 +71,12 @@ class _NetworkCase(Case):
         batch: images in a batch.
     """
 
+    needs: ClassVar[tuple[str, ...]] = ("network", "training")
     network: ShortcutNetwork
     image: int = 8
     batch: int = 3
     dtypes: tuple[str, ...] = FULL
     tolerances: Mapping[str, Tolerance] = dataclasses.field(default_factory=lambda: _TOLERANCES)
-
-    def supports(self, backend: Backend) -> bool:
-        """Whether the backend has networks at all."""
-        return isinstance(backend, TrainsNetworks)
 
     @cached_property
     def drawn(self) -> NetworkInputs:

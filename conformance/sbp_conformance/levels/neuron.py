@@ -52,6 +52,7 @@ class NeuronCase(Case):
     """
 
     level: ClassVar[str] = "neuron"
+    needs: ClassVar[tuple[str, ...]] = ("neuron",)
     spec: LIFSpec
     shape: tuple[int, ...]
     with_state: bool = False

@@ -43,6 +43,7 @@ class RandomCase(Case):
     """
 
     level: ClassVar[str] = "random"
+    needs: ClassVar[tuple[str, ...]] = ("neuron",)
     examples: int = _EXAMPLES
     anew: bool = False
 

@@ -34,6 +34,7 @@ class ScheduleCase(Case):
     """
 
     level: ClassVar[str] = "schedule"
+    needs: ClassVar[tuple[str, ...]] = ("schedule",)
     schedule: Schedule
     steps: tuple[int, ...]
     compiled_steps: tuple[int, ...]

@@ -82,6 +82,7 @@ class SurrogateCase(Case):
     """
 
     level: ClassVar[str] = "surrogate"
+    needs: ClassVar[tuple[str, ...]] = ("spike",)
     surrogate: Surrogate
     inclusive: bool = False
 
