@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from sbp_torch.taps import Recorder
@@ -43,16 +43,12 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
     Returns:
         What it gave, and what each tap gave in each of its calls.
 
-    Raises:
-        ValueError: the network cannot be copied, as it remembers tensors with a gradient.
     """
     original = net._orig_mod if isinstance(net, OptimizedModule) else net
-    try:
-        twin = copy.deepcopy(original, {id(parameter): parameter for parameter in original.parameters()})
-    except RuntimeError as error:
-        raise ValueError(
-            f"net must not remember tensors of an earlier pass when a sample is given: reset its state first ({error})"
-        ) from error
+    memo: dict[int, Tensor] = {id(parameter): parameter for parameter in original.parameters()}
+    # what a stateful network remembers of an earlier pass may carry that pass's graph, which cannot be copied
+    memo |= {id(tensor): tensor.detach() for tensor in _remembered(original) if tensor.grad_fn is not None}
+    twin = copy.deepcopy(original, memo)
     recorder = Recorder(twin.eval(), taps)
     with torch.no_grad():
         recorder.start()
@@ -61,3 +57,10 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
         else:
             result = twin(*sample) if isinstance(sample, tuple) else twin(sample)
     return result, recorder.outputs(twin)
+
+
+def _remembered(net: nn.Module) -> Iterator[Tensor]:
+    for module in net.modules():
+        for value in vars(module).values():
+            items = value.values() if isinstance(value, dict) else (value,)
+            yield from (item for item in items if isinstance(item, Tensor))

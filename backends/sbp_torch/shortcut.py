@@ -73,7 +73,8 @@ class Shortcut(nn.Module):
         ValueError: a tap that does not exist (the message lists those that do), one named twice, a bad argument, a
             network already distributed; in a call: a tapped tensor or logits of a shape that does not fit.
         TypeError: ``net`` is not a module; in a call: a tap or the network gives something other than a tensor.
-        RuntimeError: in a call: a tap did not run, ran twice or without gradient; training after :meth:`strip`.
+        RuntimeError: in a call: a tap did not run, ran twice or without gradient; training after :meth:`strip`, or
+            with the network sharded but not the wrapper.
 
     Example:
         >>> from sbp_torch.networks import resnet18
@@ -137,6 +138,11 @@ class Shortcut(nn.Module):
             return self.main(*inputs, **keywords)
         if not self._recorder.installed:
             raise RuntimeError("this Shortcut was stripped and cannot train any more; wrap the network in a new one")
+        if hasattr(self.main, "set_requires_gradient_sync") and not hasattr(self, "set_requires_gradient_sync"):
+            raise RuntimeError(
+                "the network was sharded by fully_shard, but not its branches, whose gradients would not be shared; "
+                "call fully_shard on the Shortcut too"
+            )
         result, main, tapped = self._run(inputs, keywords)
         branches = []
         for tap, x in zip(self.spec.taps, tapped, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.utils.hooks import RemovableHandle
 
 #: Which part of what a module gives: an index, a key, or a function of all of it; None for all of it.
@@ -88,8 +89,8 @@ class Recorder:
                 "SyncBatchNorm replaces batch norms; convert the network first and wrap it then"
             )
         message = f"tap {name!r} did not run in this forward pass; tap a module that the network always calls"
-        if any(module._compiled_call_impl is not None for module in blocks.values()):
-            message += ". If the network was compiled and run before it was wrapped, call torch.compiler.reset() once"
+        if any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in net.modules()):
+            message += ". If a part was compiled and run before it was wrapped, call torch.compiler.reset() once"
         return message
 
 
