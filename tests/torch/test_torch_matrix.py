@@ -1,4 +1,4 @@
-"""What a Shortcut is attached to, against the ways it is run: every cell of the table in benchmarks/attach_matrix.py."""
+"""What a Shortcut is attached to, against the ways it is run: the cells of benchmarks/attach_matrix.py."""
 
 import sys
 from pathlib import Path

@@ -45,10 +45,7 @@ class Chain(nn.Module):
         self.head = nn.Linear(4, 5)
 
     def forward(self, x):
-        if self.loop:
-            y = torch.stack([self.unwrap(self.block(step)) for step in x])
-        else:
-            y = self.unwrap(self.block(x))
+        y = torch.stack([self.unwrap(self.block(step)) for step in x]) if self.loop else self.unwrap(self.block(x))
         logits = self.head(y.flatten(3).mean(3) if y.ndim > 3 else y)
         return self.wrap(logits if self.per_step else logits.mean(0))
 
@@ -301,7 +298,7 @@ def test_a_batch_norm_replaced_after_wrapping_is_named():
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.eval()  # on a CPU it has no training
-    with pytest.raises(RuntimeError, match="'1' is no longer the module that was wrapped.*convert the network first"):
+    with pytest.raises(RuntimeError, match=r"'1' is no longer the module that was wrapped.*convert the network first"):
         model(IMAGES)
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
     converted[1].eval()
