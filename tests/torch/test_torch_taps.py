@@ -320,6 +320,20 @@ def test_a_part_compiled_and_run_before_it_was_wrapped_is_named():
     torch.testing.assert_close(model(IMAGES), reference(IMAGES))
 
 
+@pytest.mark.parametrize("plain_first", [True, False])
+def test_a_compiled_plain_network_of_the_same_class_does_not_take_the_hooks_away(plain_first):
+    plain, net = (torch.compile(sbp_torch.ResNet(SPEC), backend="aot_eager") for _ in range(2))
+    if plain_first:
+        plain(IMAGES)  # torch.compile keeps its code for the class
+    model = sbp_torch.Shortcut(net, ["layer1"], 5)
+    eager = sbp_torch.Shortcut(copy.deepcopy(net._orig_mod), ["layer1"], 5)
+    eager.branches.load_state_dict(model.branches.state_dict())
+    for _ in range(2):
+        torch.testing.assert_close(model(IMAGES), eager(IMAGES))
+        plain(IMAGES)
+    assert model.strip()(IMAGES).shape == (3, 5)
+
+
 def test_taps_of_a_compiled_network_have_the_names_of_the_network():
     net = sbp_torch.ResNet(SPEC)
     model = sbp_torch.Shortcut(torch.compile(net, backend="aot_eager"), ["layer1.0"], 5, sample=IMAGES)
