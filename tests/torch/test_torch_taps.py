@@ -131,6 +131,21 @@ def test_the_logits_may_be_a_part_of_the_output_and_the_rest_is_kept(combine, wr
 Named = collections.namedtuple("Named", ["state", "logits"])
 
 
+@pytest.mark.parametrize(("make", "output"), [(lambda x: {"logits": x}, "logits"), (lambda x: [x], 0)])
+def test_what_the_network_keeps_of_its_own_output_is_not_changed(make, output):
+    kept = []
+
+    def wrap(logits):
+        kept.append(make(logits))
+        return kept[-1]
+
+    model = sbp_torch.Shortcut(Chain(Scale(), wrap=wrap), ["block"], 5, output=output)
+    result = model(X)
+    assert result is not kept[-1]
+    assert torch.equal(kept[-1][output], model.main(X)[output])
+    assert not torch.equal(kept[-1][output], result[output])
+
+
 @pytest.mark.parametrize(("time_axis", "loop"), [(0, False), ("calls", True)])
 def test_logits_of_each_step_get_the_branches_of_each_step(time_axis, loop):
     model = sbp_torch.Shortcut(Chain(Scale(), loop=loop, per_step=True), ["block"], 5, time_axis=time_axis, sample=X)
