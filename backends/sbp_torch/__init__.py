@@ -13,12 +13,14 @@ except ModuleNotFoundError as error:
     raise missing_framework("PyTorch", "torch", error) from error
 
 from sbp_core.composition import ShortcutOutput
+from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.coefficient import CoefficientScheduler
 from sbp_torch.functional import initial_state, lif, spike
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import ResNet, resnet18, resnet34
 from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
+from sbp_torch.streaming import stream
 from sbp_torch.weights import export_weights, import_weights
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "LIF",
     "PLIF",
     "CoefficientScheduler",
+    "ConvolutionalBranch",
     "CurrentLIF",
     "LeakyIntegrator",
     "ResNet",
@@ -39,4 +42,5 @@ __all__ = [
     "resnet18",
     "resnet34",
     "spike",
+    "stream",
 ]

@@ -37,13 +37,9 @@ class CoefficientScheduler:
     """
 
     def __init__(self, model: nn.Module, schedule: Callable[[int], float]) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self._shortcuts = shortcuts_of(model)
         if not callable(schedule):
             raise TypeError(f"schedule must be a Schedule or a function of the step, got {schedule!r}")
-        self._shortcuts = [module for module in model.modules() if isinstance(module, Shortcut)]
-        if not self._shortcuts:
-            raise ValueError(f"model must be or hold a Shortcut, got a {type(model).__name__} without one")
         self.schedule = schedule
         self._set(1)
 
@@ -76,3 +72,18 @@ class CoefficientScheduler:
         for shortcut in self._shortcuts:
             shortcut.set_coefficient(value)
         self._step, self._value = step, value
+
+
+def shortcuts_of(model: nn.Module) -> list[Shortcut]:
+    """Return every :class:`Shortcut` that ``model`` is or holds.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: there is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    shortcuts = [module for module in model.modules() if isinstance(module, Shortcut)]
+    if not shortcuts:
+        raise ValueError(f"model must be or hold a Shortcut, got a {type(model).__name__} without one")
+    return shortcuts

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from sbp_core import validation
 from sbp_core.inputs import check_floating
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
 from sbp_torch.neurons import LIF
-from sbp_torch.readout import read_out
+from sbp_torch.readout import TimeAxis, pool, read_out
 
 
 class ResNet(nn.Module):
@@ -21,9 +22,13 @@ class ResNet(nn.Module):
 
     Args:
         spec: the network.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``, and not their average.
+
+    Attributes:
+        time_axis: where time is in each stage's output, for a :class:`Shortcut`.
 
     Raises:
-        TypeError: not a spec; in a call: integer images.
+        TypeError: not a spec, or ``per_step`` not a bool; in a call: integer images.
         ValueError: in a call: images of another rank, with other channels than the spec's, or with no time step.
 
     Example:
@@ -33,18 +38,21 @@ class ResNet(nn.Module):
         torch.Size([3, 10])
     """
 
-    def __init__(self, spec: ResNetSpec) -> None:
+    time_axis: ClassVar[TimeAxis] = 0
+
+    def __init__(self, spec: ResNetSpec, per_step: bool = False) -> None:
         super().__init__()
         if not isinstance(spec, ResNetSpec):
             raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
         self.spec = spec
+        self.per_step = validation.flag("per_step", per_step)
         self.stem = _Stem(spec)
         for name, blocks in spec.stages():
             self.add_module(name, nn.Sequential(*(_Block(spec, block) for block in blocks)))
         self.head = nn.Linear(spec.widths[-1], spec.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, ``(batch, num_classes)``.
+        """Return the logits, ``(batch, num_classes)``, or ``(time, batch, num_classes)`` if they are ``per_step``.
 
         Args:
             images: ``(batch, channels, height, width)``, each encoded once and repeated ``spec.time_steps`` times; or
@@ -54,7 +62,7 @@ class ResNet(nn.Module):
         x = self.stem(images)
         for name in self.spec.stage_names:
             x = self.get_submodule(name)(x)
-        return read_out(self.head, x, time_axis=0)
+        return read_out(lambda items: self.head(pool(items)), x, self.time_axis, per_step=self.per_step)
 
     def _check(self, images: Tensor) -> None:
         shape = tuple(images.shape)
@@ -70,34 +78,36 @@ class ResNet(nn.Module):
         check_floating("images", str(images.dtype))
 
 
-def resnet18(num_classes: int = 10, time_steps: int = 4, **fields: Any) -> ResNet:
+def resnet18(num_classes: int = 10, time_steps: int = 4, per_step: bool = False, **fields: Any) -> ResNet:
     """Return a spiking ResNet-18, stages of 64, 128, 256 and 512 channels unless ``fields`` say otherwise.
 
     Args:
         num_classes: outputs of the head.
         time_steps: how often a still image is repeated.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``.
         **fields: other fields of :class:`~sbp_core.ResNetSpec`.
 
     Raises:
         ValueError: a field out of range.
         TypeError: an unknown field, or one of the wrong type.
     """
-    return ResNet(resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields))
+    return ResNet(resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields), per_step)
 
 
-def resnet34(num_classes: int = 10, time_steps: int = 4, **fields: Any) -> ResNet:
+def resnet34(num_classes: int = 10, time_steps: int = 4, per_step: bool = False, **fields: Any) -> ResNet:
     """Return a spiking ResNet-34, stages of 64, 128, 256 and 512 channels unless ``fields`` say otherwise.
 
     Args:
         num_classes: outputs of the head.
         time_steps: how often a still image is repeated.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``.
         **fields: other fields of :class:`~sbp_core.ResNetSpec`.
 
     Raises:
         ValueError: a field out of range.
         TypeError: an unknown field, or one of the wrong type.
     """
-    return ResNet(resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields))
+    return ResNet(resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields), per_step)
 
 
 class _Stem(nn.Module):

@@ -11,8 +11,19 @@ from torch import Tensor, nn
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_torch.readout import TimeAxis, batch_axis, channel_axis, read_out
-from sbp_torch.taps import Recorder
+from sbp_torch.branches import Branch, check_branch, checked, make_branch
+from sbp_torch.compiled import call, run_copy
+from sbp_torch.readout import (
+    Channels,
+    TimeAxis,
+    channel_axis,
+    check_main,
+    check_tap,
+    gather,
+    read_out,
+    stated_time_axis,
+)
+from sbp_torch.taps import Recorder, Select, check_select, named_blocks, of_each, part, replaced
 
 
 class Shortcut(nn.Module):
@@ -23,30 +34,47 @@ class Shortcut(nn.Module):
     branch whose coefficient is 0 is multiplied by 0, not skipped, so that its parameters always have a gradient.
 
     The network is not edited: ``main`` is the very object, with forward hooks on the tapped blocks that :meth:`strip`
-    takes off. Wrap first, then compile or distribute the wrapper: ``torch.compile(Shortcut(net, ...))``.
+    takes off. Wrap first, then compile or distribute the wrapper: ``torch.compile(Shortcut(net, ...))``. A network that
+    ``torch.compile`` returned may be wrapped too; in training it is then compiled once more, with the hooks.
+
+    Where an argument holds for each tap, give one value for all of them, or a mapping from tap to value.
 
     Args:
-        net: the network; its output is the main logits, ``(batch, num_classes)``.
-        taps: modules to tap, as ``net.named_modules()`` names them. Each gives one tensor, ``(time, batch, channels,
-            *space)`` or as ``time_axis`` says, and runs once in a forward pass.
+        net: the network. Its main logits are ``(batch, num_classes)``, or those of each step with the axis of time
+            where the taps have it; the branches then give those of each step too.
+        taps: modules to tap, as ``net.named_modules()`` names them.
         num_classes: classes of the logits.
         combine: "logits" adds the branches' logits to the main ones, "losses" returns them apart.
-        time_axis: where time is in the tapped tensors: 0, 1 (``(batch, time, channels, *space)``) or None for no time.
-        sample: an input of ``net``, run once, in evaluation and without gradient, to learn the tapped channels. Without
-            it they come from ``net.spec.tap_channels`` if the network has that, else from the first training batch, as
-            in ``nn.LazyLinear``; then run one batch before compiling.
+        time_axis: where time is in the tapped tensors: 0, ``(time, batch, channels, *space)``; 1, ``(batch, time,
+            channels, *space)``; None for no time; "calls" if a tapped module is called once for each step, with
+            ``(batch, channels, *space)``: every call in a forward pass is one step, and they are stacked in order.
+            "stated" takes ``net.time_axis`` or ``net.spec.time_axis`` if the network has one, else 0.
+        sample: an input of ``net`` (a tuple for several, a mapping for keywords) to learn the tapped channels from. It
+            is run once, in evaluation and without gradient, through a copy that shares the parameters. Without it they
+            come from ``net.spec.tap_channels`` if the network has that, else from the first training batch, as in
+            ``nn.LazyLinear``; then run one batch before compiling or distributing.
+        branch: of each tap: "linear", the paper's; "convolution", a :class:`ConvolutionalBranch`; or a function of
+            (channels, num_classes) that returns a module from ``(items, channels, *space)`` to ``(items,
+            num_classes)``, time and batch merged into the items.
+        channels: of each tap: "first", before the axes of space, or "last", after them, as in ``(batch, tokens,
+            channels)``.
+        select: of each tap: which part of the module's output is meant, an index, a key, or a function that gives the
+            tensor; None if the output is a tensor.
+        output: which part of the network's output is the logits, an index or a key; training returns the output with
+            that part replaced.
 
     Attributes:
         main: the network.
-        branches: tap to linear layer; a dot in a tap's name reads "/" here, as module names hold none.
+        branches: tap to its branch; a dot in a tap's name reads "/" here, as module names hold none.
         coefficient: the 0-d buffer lambda, 1 until it is set. A :class:`CoefficientScheduler` moves it.
         spec: taps and composition.
 
     Raises:
-        ValueError: a tap that does not exist (the message lists those that do), one named twice, a bad argument; in a
-            call: a tapped tensor or logits of a shape that does not fit.
+        ValueError: a tap that does not exist (the message lists those that do), one named twice, a bad argument, a
+            network already distributed; in a call: a tapped tensor or logits of a shape that does not fit.
         TypeError: ``net`` is not a module; in a call: a tap or the network gives something other than a tensor.
-        RuntimeError: in a call: a tap did not run, or ran twice; training after :meth:`strip`.
+        RuntimeError: in a call: a tap did not run, ran twice or without gradient; training after :meth:`strip`, or
+            with the network sharded but not the wrapper.
 
     Example:
         >>> from sbp_torch.networks import resnet18
@@ -65,50 +93,65 @@ class Shortcut(nn.Module):
         taps: Sequence[str],
         num_classes: int,
         combine: Literal["logits", "losses"] = "logits",
-        time_axis: TimeAxis = 0,
+        time_axis: TimeAxis | Literal["stated"] = "stated",
         sample: Any = None,
+        *,
+        branch: Branch | Mapping[str, Branch] = "linear",
+        channels: Channels | Mapping[str, Channels] = "first",
+        select: Select | Mapping[str, Select] = None,
+        output: int | str | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
-        if time_axis not in (0, 1, None) or isinstance(time_axis, bool):
-            raise ValueError(f"time_axis must be 0, 1 or None, got {time_axis!r}")
+        if isinstance(net, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            raise ValueError(
+                f"net must not be a {type(net).__name__}: the branches' gradients would not be shared; wrap the "
+                f"network first and distribute the wrapper, {type(net).__name__}(Shortcut(net, ...))"
+            )
         # a str is a sequence too: the spec refuses it
         self.spec = ShortcutSpec(taps=taps if isinstance(taps, str) else tuple(taps), combine=combine)  # type: ignore[arg-type]
-        self.spec.check_taps(name for name, _ in net.named_modules() if name)
+        self.spec.check_taps(named_blocks(net))
         self.num_classes = validation.count("num_classes", num_classes)
-        self.time_axis: TimeAxis = time_axis
+        self.time_axis: TimeAxis = stated_time_axis(net, time_axis)
+        self._channels: dict[str, Channels] = of_each("channels", channels, self.spec.taps, "first")
+        self._select: dict[str, Select] = of_each("select", select, self.spec.taps, None)
+        self._output = output
+        kinds: dict[str, Branch] = of_each("branch", branch, self.spec.taps, "linear")
+        for tap in self.spec.taps:
+            validation.choice("channels", self._channels[tap], ("first", "last"))
+            check_select("select", self._select[tap], or_function=True)
+            check_branch(tap, kinds[tap])
+        check_select("output", output, or_function=False)
+        sizes = self._sizes(net, sample)
+        like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
         self.main = net
-        self._recorder = Recorder(net, self.spec.taps)
-        self.branches = nn.ModuleDict()
-        try:
-            channels = self._channels(sample)
-            like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(0))
-            for tap in self.spec.taps:
-                self.branches[branch_key(tap)] = _linear(channels.get(tap), num_classes, like)
-        except BaseException:
-            self._recorder.remove()
-            raise
+        self.branches = nn.ModuleDict(
+            {branch_key(tap): make_branch(tap, kinds[tap], sizes.get(tap), num_classes, like) for tap in self.spec.taps}
+        )
         self.register_buffer("coefficient", torch.ones((), device=like.device))
+        self._recorder = Recorder(net, self.spec.taps)
 
-    def forward(self, *inputs: Any, **keywords: Any) -> Tensor | ShortcutOutput:
+    def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Run the network on its own arguments; in training, the branches too."""
         if not self.training:
-            output: Tensor = self.main(*inputs, **keywords)
-            return output
+            return self.main(*inputs, **keywords)
         if not self._recorder.installed:
             raise RuntimeError("this Shortcut was stripped and cannot train any more; wrap the network in a new one")
-        main, tapped = self._run(*inputs, **keywords)
-        self._check_main(main)
+        if hasattr(self.main, "set_requires_gradient_sync") and not hasattr(self, "set_requires_gradient_sync"):
+            raise RuntimeError(
+                "the network was sharded by fully_shard, but not its branches, whose gradients would not be shared; "
+                "call fully_shard on the Shortcut too"
+            )
+        result, main, tapped = self._run(inputs, keywords)
         branches = []
         for tap, x in zip(self.spec.taps, tapped, strict=True):
-            self._check_tap(tap, x, main)
-            branches.append(read_out(self.branches[branch_key(tap)], x, self.time_axis))  # type: ignore[arg-type]
+            head = checked(tap, self.branches[branch_key(tap)], self.num_classes)
+            branches.append(read_out(head, x, self.time_axis, self._channels[tap], per_step=main.ndim == 3))
         if self.spec.combine == "losses":
-            return ShortcutOutput(main, tuple(branches))
+            return replaced(result, self._output, ShortcutOutput(main, tuple(branches)))
         # a copy: the buffer may move before this step's backward pass
-        total: Tensor = sum_logits(main, branches, self.coefficient.clone())
-        return total
+        return replaced(result, self._output, sum_logits(main, branches, self.coefficient.clone()))
 
     def set_coefficient(self, value: float) -> None:
         """Set the weight of the branches, in place, so that nothing recompiles.
@@ -126,60 +169,39 @@ class Shortcut(nn.Module):
 
     def extra_repr(self) -> str:
         """Return taps, composition and time axis, for printing."""
-        return f"taps={list(self.spec.taps)}, combine={self.spec.combine!r}, time_axis={self.time_axis}"
+        return f"taps={list(self.spec.taps)}, combine={self.spec.combine!r}, time_axis={self.time_axis!r}"
 
-    def _run(self, *inputs: Any, **keywords: Any) -> tuple[Any, list[Tensor]]:
+    def _run(self, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, Tensor, list[Tensor]]:
         self._recorder.start()
         try:
-            main = self.main(*inputs, **keywords)
-            return main, self._recorder.outputs()
+            result = call(self.main, inputs, keywords)
+            recorded = self._recorder.outputs(self.main)
         finally:
             self._recorder.stop()
+        main, tapped = self._checked(result, recorded)
+        return result, main, tapped
 
-    def _channels(self, sample: Any) -> Mapping[str, int]:
-        stated: Mapping[str, int] = getattr(getattr(self.main, "spec", None), "tap_channels", {})
+    def _checked(self, result: Any, recorded: Sequence[Sequence[Any]]) -> tuple[Tensor, list[Tensor]]:
+        main = part("net", result, self._output, "output")
+        check_main(main, self.num_classes, self.time_axis)
+        tapped = []
+        for tap, outputs in zip(self.spec.taps, recorded, strict=True):
+            parts = [part(f"tap {tap!r}", output, self._select[tap], "select") for output in outputs]
+            x = gather(tap, parts, self.time_axis)
+            check_tap(tap, x, main, self.time_axis, self._channels[tap])
+            tapped.append(x)
+        return main, tapped
+
+    def _sizes(self, net: nn.Module, sample: Any) -> Mapping[str, int]:
         if sample is None:
+            stated: Mapping[str, int] = getattr(getattr(net, "spec", None), "tap_channels", {})
             return stated
-        modes = [(module, module.training) for module in self.main.modules()]
-        self.main.eval()
-        try:
-            with torch.no_grad():
-                main, tapped = self._run(sample)
-        finally:
-            for module, training in modes:
-                module.training = training
-        self._check_main(main)
-        for tap, x in zip(self.spec.taps, tapped, strict=True):
-            self._check_tap(tap, x, main)
-        return {tap: x.shape[channel_axis(self.time_axis)] for tap, x in zip(self.spec.taps, tapped, strict=True)}
-
-    def _check_main(self, main: Any) -> None:
-        if not isinstance(main, Tensor):
-            raise TypeError(f"net must return a tensor of logits, it returned a {type(main).__name__}")
-        if main.ndim != 2 or main.shape[1] != self.num_classes:
-            raise ValueError(
-                f"net must return logits of shape (batch, num_classes) = (batch, {self.num_classes}), "
-                f"it returned {tuple(main.shape)}"
-            )
-
-    def _check_tap(self, tap: str, x: Tensor, main: Tensor) -> None:
-        layout = {0: "(time, batch, channels, ...)", 1: "(batch, time, channels, ...)", None: "(batch, channels, ...)"}
-        if x.ndim > channel_axis(self.time_axis) and x.shape[batch_axis(self.time_axis)] == main.shape[0]:
-            return
-        others = " or ".join(f"time_axis={axis} for {layout[axis]}" for axis in layout if axis != self.time_axis)
-        raise ValueError(
-            f"tap {tap!r} gave shape {tuple(x.shape)}, which is no {layout[self.time_axis]} with the batch of the main "
-            f"logits, {main.shape[0]}, as time_axis={self.time_axis} asks; pass {others}"
-        )
+        _, tapped = self._checked(*run_copy(net, self.spec.taps, sample))
+        where = {tap: channel_axis(self.time_axis, self._channels[tap]) for tap in self.spec.taps}
+        return {tap: x.shape[where[tap]] for tap, x in zip(self.spec.taps, tapped, strict=True)}
 
 
 def branch_key(tap: str) -> str:
     """Return the name of a tap's branch among the modules: without dots, and not one that ModuleDict uses itself."""
     key = tap.replace(".", "/")
     return f"{key}/" if hasattr(nn.ModuleDict, key) else key
-
-
-def _linear(channels: int | None, num_classes: int, like: Tensor) -> nn.Linear:
-    if channels is None:
-        return nn.LazyLinear(num_classes, device=like.device, dtype=like.dtype)
-    return nn.Linear(channels, num_classes, device=like.device, dtype=like.dtype)

@@ -19,7 +19,7 @@ def export_weights(model: nn.Module) -> dict[str, NDArray[Any]]:
     Args:
         model: a network, whose names are those of ``ResNetSpec.parameter_shapes`` or of its own ``state_dict``; or a
             :class:`Shortcut`, with ``main.<name>``, ``branches.<tap>.weight`` of shape (classes, channels) and
-            ``branches.<tap>.bias``.
+            ``branches.<tap>.bias``, or the names that another branch has.
 
     Returns:
         Name to a copy as an array; bfloat16, which NumPy lacks, comes as float32.
@@ -76,7 +76,7 @@ def _slots(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in _slots(model.main):
         yield f"main.{name}", tensor
     for tap in model.spec.taps:
-        for part, tensor in model.branches[branch_key(tap)].named_parameters():
+        for part, tensor in _slots(model.branches[branch_key(tap)]):
             if isinstance(tensor, nn.parameter.UninitializedParameter):
                 raise ValueError(f"the branch at {tap!r} has no size yet; run a batch, or pass sample to the Shortcut")
             yield f"branches.{tap}.{part}", tensor

@@ -367,7 +367,7 @@ def test_a_network_of_other_classes_or_outputs_is_refused():
     with pytest.raises(ValueError, match=r"\(batch, num_classes\) = \(batch, 7\), it returned \(3, 5\)"):
         make(num_classes=7)(IMAGES)
     net = nn.Sequential(nn.Linear(2, 2), Pair())
-    with pytest.raises(TypeError, match="must return a tensor of logits"):
+    with pytest.raises(TypeError, match="net must give a tensor, it gave a tuple; say with output"):
         sbp_torch.Shortcut(net, ["0"], 2, time_axis=None, sample=torch.rand(3, 2))
     assert hooks(net) == 0
     with pytest.raises(TypeError, match=r"net must be a torch.nn.Module"):

@@ -1,0 +1,133 @@
+"""The Lightning callback: the coefficient of each step, counted, accumulated and resumed."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+import sbp_torch
+from sbp_core import Constant, Evolutionary, ResNetSpec
+
+lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
+from sbp_torch.lightning import ShortcutCallback  # noqa: E402
+
+SPEC = ResNetSpec(depths=(1, 1), widths=(2, 2), in_channels=1, num_classes=3, time_steps=1)
+DATA = TensorDataset(torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 3)
+
+
+class Module(lightning.LightningModule):
+    """Trains a shortcut and notes the coefficient of every batch."""
+
+    def __init__(self, plain=False):
+        super().__init__()
+        net = sbp_torch.ResNet(SPEC)
+        self.model = net if plain else sbp_torch.Shortcut(net, ["layer1"], 3)
+        self.seen = []
+
+    def training_step(self, batch, index):
+        images, labels = batch
+        self.seen.append(self.model.coefficient.item())
+        return cross_entropy(self.model(images), labels)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), 0.01)
+
+
+def fit(module, schedule, data=DATA, path=None, **arguments):
+    arguments = {"max_epochs": 2, "logger": False, "enable_checkpointing": False} | arguments
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer = lightning.Trainer(**arguments, **quiet, callbacks=[ShortcutCallback(schedule)])
+        trainer.fit(module, DataLoader(data, 4), ckpt_path=path)
+    return trainer
+
+
+def test_every_step_uses_the_schedule_of_its_number_and_all_steps_are_counted():
+    module = Module()
+    trainer = fit(module, Evolutionary(initial=0.6))
+    np.testing.assert_allclose(module.seen, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-7)
+    assert trainer.callback_metrics["coefficient"] == 0.0
+    assert set(module.model.main.state_dict()) == set(sbp_torch.ResNet(SPEC).state_dict())
+
+
+def test_what_the_schedule_states_itself_stays():
+    module = Module()
+    fit(module, Evolutionary(initial=1.0, total_steps=4))
+    np.testing.assert_allclose(module.seen, [0.75, 0.5, 0.25, 0.0, 0.0, 0.0])
+
+
+def test_batches_whose_gradients_are_accumulated_share_a_coefficient():
+    # 3 batches an epoch: a step after 2, and one for the rest
+    module = Module()
+    fit(module, Evolutionary(initial=0.4), accumulate_grad_batches=2)
+    np.testing.assert_allclose(module.seen, [0.3, 0.3, 0.2, 0.1, 0.1, 0.0], atol=1e-7)
+
+
+def test_a_schedule_per_epoch_learns_the_length_of_one():
+    module = Module()
+    fit(module, Evolutionary(initial=1.0, per="epoch"))
+    np.testing.assert_allclose(module.seen, [0.5, 0.5, 0.5, 0.0, 0.0, 0.0])
+
+
+def test_training_resumes_exactly_from_a_checkpoint(tmp_path):
+    schedule = Evolutionary(initial=0.6, total_steps=6)
+    modules = []
+    for _ in range(3):
+        lightning.seed_everything(1, verbose=False)
+        modules.append(Module())
+    whole, first, second = modules
+    fit(whole, schedule)
+    trainer = fit(first, schedule, max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "middle.ckpt")
+    with torch.no_grad():
+        second.model.main.head.weight.zero_()
+    fit(second, schedule, path=tmp_path / "middle.ckpt")
+    assert first.seen + second.seen == whole.seen
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], tensor), name
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter([DATA[index] for index in range(8)])
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: ShortcutCallback(0.25), TypeError, "schedule must be a Schedule, got 0.25"),
+        (lambda: fit(Module(plain=True), Constant()), ValueError, "hold a Shortcut, got a Module without one"),
+        (lambda: fit(Module(), Evolutionary(), Endless()), ValueError, "pass total_steps to the schedule.*max_steps"),
+        (
+            lambda: fit(Module(), Evolutionary(per="epoch"), Endless(), max_steps=2),
+            ValueError,
+            "pass steps_per_epoch to the schedule",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_data_without_length_trains_with_a_limit_of_steps():
+    module = Module()
+    fit(module, Evolutionary(initial=0.4), Endless(), max_steps=2, max_epochs=None)
+    np.testing.assert_allclose(module.seen, [0.2, 0.0], atol=1e-7)
+
+
+def test_without_lightning_the_error_says_what_to_install():
+    code = "import sys; sys.modules['lightning'] = None\nimport sbp_torch\nimport sbp_torch.lightning"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert 'Lightning is not installed; install it with: pip install "sbp[lightning]"' in result.stderr
+
+
+def test_importing_sbp_torch_does_not_import_lightning():
+    code = "import sys, sbp_torch; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
