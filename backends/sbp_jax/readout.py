@@ -88,9 +88,9 @@ class LinearBranch(nnx.Linear):
             rngs=rngs,
         )
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+    def __call__(self, inputs: jax.Array, out_sharding: Any = None) -> jax.Array:
         """Return logits at each step, ``(time, batch, classes)``, of ``(time, batch, ..., channels)``."""
-        logits: jax.Array = super().__call__(pool(x), **options)
+        logits: jax.Array = super().__call__(pool(inputs), out_sharding)
         return logits
 
 

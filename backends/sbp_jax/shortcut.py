@@ -152,7 +152,7 @@ class Shortcut(nnx.Module, Generic[Net]):
             RuntimeError: a tapped module that did not run, ran twice, or whose output cannot be reached.
         """
         if self.deterministic:
-            logits: jax.Array = self.main(*inputs, **keywords)  # type: ignore[operator]
+            logits: jax.Array = self.main(*inputs, **keywords)
             return logits
         if self.spec.combine == "logits" and coefficient is None:
             raise ValueError(
@@ -233,7 +233,7 @@ def _branch(kind: Branch, size: _Size, num_classes: int, dtype: Any, param_dtype
         return ConvolutionalBranch(
             size.channels, num_classes, space=size.space, dtype=dtype, param_dtype=param_dtype, rngs=rngs
         )
-    module = kind(size.channels, num_classes, rngs=rngs)  # type: ignore[operator]
+    module = kind(size.channels, num_classes, rngs=rngs)
     if not isinstance(module, nnx.Module):
         raise TypeError(f"branch must return an nnx.Module, it returned {type(module).__name__}")
     return module

@@ -97,10 +97,11 @@ def _copy(node: Any, paths: Mapping[Path, str], twins: list[_Twin]) -> Any:
     items = dict(node) if isinstance(node, Mapping) else dict(enumerate(node))
     for key, below in inner.items():
         items[key] = _copy(items[key], below, twins)
+    kind: Any = type(node)
     if isinstance(node, Mapping):
-        return type(node)(items)
+        return kind(items)
     # a named tuple takes its items one by one
-    return type(node)(*items.values()) if hasattr(node, "_fields") else type(node)(items.values())
+    return kind(*items.values()) if hasattr(node, "_fields") else kind(items.values())
 
 
 @functools.cache
