@@ -6,7 +6,7 @@ The paper's neuron (hard reset, rectangle of width 1) in float32. Three copies (
 it needs. Contenders take turns within each round; the figures are medians of their ratios to the copies of the same
 round, in processor time of the whole process, which other work on the machine disturbs less than the clock.
 Copies into fresh memory pages cost up to three times those into used ones, and vary: hence the second column.
-spyx, where it is installed, runs its own LIF with its rectangle in the scan that it recommends. Notes: notes.md.
+spyx, where it is installed, runs its own LIF with its rectangle in the scan that it recommends. Notes: notes_xla.md.
 """
 
 import argparse
