@@ -11,6 +11,7 @@ except ModuleNotFoundError as error:
     raise missing_framework("JAX" if error.name == "jax" else "Flax", "jax", error) from error
 
 from sbp_core.composition import ShortcutOutput
+from sbp_jax import branches as branches
 from sbp_jax.batch_norm import BatchNorm
 from sbp_jax.functional import initial_state, lif, spike
 from sbp_jax.losses import ShortcutLoss
@@ -32,6 +33,7 @@ __all__ = [
     "ShortcutLoss",
     "ShortcutOutput",
     "Tappable",
+    "branches",
     "export_weights",
     "import_weights",
     "initial_state",

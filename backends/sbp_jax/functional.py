@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,11 @@ from sbp_core.inputs import check_floating, check_input, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.surrogates import Surrogate, as_surrogate
 
-# Measured on a CPU, gradient over 262,144 neurons: 8 steps take 6 ms unrolled and 34 ms as a loop; from 16 steps on the
-# loop is faster, and 100 steps unrolled take a minute to compile.
-UNROLL_UP_TO = 8
+Implementation = Literal["auto", "unrolled", "scan"]
+
+# Measured on a CPU (benchmarks/neuron_jax.py): XLA fuses up to 5 steps into one pass over memory; from 6 on its fusion
+# computes the earlier steps again for each later one, and costs more than a loop.
+UNROLL_UP_TO = 5
 
 
 def spike(x: jax.Array, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> jax.Array:
@@ -49,11 +51,17 @@ def spike(x: jax.Array, surrogate: Surrogate | str = "rectangle", *, inclusive: 
 
 
 def lif(
-    x: jax.Array, spec: LIFSpec | None = None, state: LIFState | None = None, *, decay: Any = None
+    x: jax.Array,
+    spec: LIFSpec | None = None,
+    state: LIFState | None = None,
+    *,
+    decay: Any = None,
+    implementation: Implementation = "auto",
 ) -> tuple[jax.Array, LIFState]:
     """Run a neuron over time (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
 
-    Works under ``jit``, ``grad``, ``vmap`` and their compositions, in forward and reverse mode.
+    Works under ``jit``, ``grad``, ``vmap`` and their compositions, in forward and reverse mode. The backward pass
+    computes again what it needs, so that little is kept for it: see ``implementation``.
 
     Args:
         x: input, shape ``(time, batch, ...)``, floating.
@@ -62,13 +70,16 @@ def lif(
             rest, current and spikes 0.
         decay: takes the place of ``spec.decay``, traced or not: a scalar, or an array that broadcasts to one step; a
             learnt decay is ``jax.nn.sigmoid(w)``.
+        implementation: "unrolled" makes all steps one computation, which XLA fuses, and keeps the input alone for the
+            backward pass; "scan" is a loop over steps, which keeps the input and the states; "auto" unrolls up to
+            ``UNROLL_UP_TO`` steps. They give the same results.
 
     Returns:
         The output, in the shape and dtype of ``x``, and the last state.
 
     Raises:
-        ValueError: a wrong shape, no time step, a state of another shape, or a decay outside [0, 1] (where it is a
-            Python number) or that does not broadcast.
+        ValueError: a wrong shape, no time step, a state of another shape, an unknown implementation, or a decay outside
+            [0, 1] (where it is a Python number) or that does not broadcast.
         TypeError: integers, a state of another dtype, or a spec that is none.
 
     Example:
@@ -99,8 +110,28 @@ def lif(
         )
         return state, output
 
-    last, output = lax.scan(advance, state, x, unroll=x.shape[0] if x.shape[0] <= UNROLL_UP_TO else 1)
+    if implementation_for(x, implementation) == "unrolled":
+        last, output = jax.checkpoint(lambda state, x: lax.scan(advance, state, x, unroll=x.shape[0]))(state, x)
+    else:
+        # in a loop nothing can be merged with its recomputation, so that needs no guard
+        last, output = lax.scan(jax.checkpoint(advance, prevent_cse=False), state, x)
     return output, last
+
+
+def implementation_for(x: jax.Array, implementation: Implementation = "auto") -> Literal["unrolled", "scan"]:
+    """Return what :func:`lif` runs on an input, "unrolled" or "scan".
+
+    Raises:
+        ValueError: an unknown implementation.
+
+    Example:
+        >>> implementation_for(jnp.ones((4, 2))), implementation_for(jnp.ones((100, 2)))
+        ('unrolled', 'scan')
+    """
+    validation.choice("implementation", implementation, ("auto", "unrolled", "scan"))
+    if implementation == "auto":
+        return "unrolled" if x.shape[0] <= UNROLL_UP_TO else "scan"
+    return implementation
 
 
 def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:

@@ -82,7 +82,8 @@ def _slots(model: object) -> dict[str, _Slot]:
     if isinstance(model, Shortcut):
         slots = {f"main.{name}": slot for name, slot in _slots(model.main).items()}
         for tap, branch in zip(model.spec.taps, model.branches, strict=True):
-            slots |= _layer(f"branches.{tap}", branch)
+            for path, layer in nnx.iter_modules(branch):
+                slots |= _layer(".".join(("branches", tap, *map(str, path))), layer)
         return slots
     if not isinstance(model, ResNet):
         raise TypeError(f"net_or_model must be a ResNet, or a Shortcut of one; got {type(model).__name__}")

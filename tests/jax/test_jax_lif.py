@@ -1,5 +1,7 @@
 """The neuron over time, against a loop in plain NumPy and the reference's adjoint."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import sbp_jax
 from sbp_core import LIFSpec, LIFState, Triangle
 from sbp_core.reference import neuron
-from sbp_jax.functional import UNROLL_UP_TO
+from sbp_jax.functional import UNROLL_UP_TO, implementation_for
 
 RNG = np.random.default_rng(20)
 LOOPED = UNROLL_UP_TO + 3
@@ -173,3 +175,39 @@ def test_bad_input_is_refused_traced_or_not(arguments, keywords, error, message)
         sbp_jax.lif(*arguments, **keywords)
     with pytest.raises(error, match=message):
         jax.jit(lambda x: sbp_jax.lif(x, *arguments[1:], **keywords))(arguments[0])
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_scan_and_unrolled_steps_give_the_same(name):
+    x, spec = jnp.asarray(RNG.normal(0.5, 0.6, (4, 2, 3)), jnp.float32), SPECS[name]
+
+    def run(implementation):
+        def outputs(x, decay):
+            return sbp_jax.lif(x, spec, decay=decay, implementation=implementation)
+
+        result, pull = jax.vjp(outputs, x, jnp.float32(0.625))
+        return result, pull(jax.tree.map(lambda part: jnp.cos(part) + 1, result))
+
+    for got, wanted in zip(
+        *(jax.tree.leaves(jax.jit(run, static_argnums=0)(i)) for i in ("scan", "unrolled")), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("steps", "kept"), [(1, 1), (UNROLL_UP_TO, 1), (64, 2)])
+def test_little_is_kept_for_the_backward_pass(steps, kept):
+    x = jnp.asarray(RNG.normal(0.5, 0.6, (steps, 8, 32)), jnp.float32)
+    _, pull = jax.vjp(lambda x: sbp_jax.lif(x, SPECS["paper"])[0], x)
+    floats = sum(leaf.size for leaf in jax.tree.leaves(pull) if leaf.dtype == jnp.float32)
+    # the input; a scan keeps the potential before each step too; and the state that it starts from
+    assert kept * x.size <= floats <= kept * x.size + 2 * x[0].size
+
+
+def test_the_implementation_can_be_asked_for_and_is_automatic_otherwise():
+    short, long = jnp.ones((UNROLL_UP_TO, 2)), jnp.ones((UNROLL_UP_TO + 1, 2))
+    assert [implementation_for(x) for x in (short, long)] == ["unrolled", "scan"]
+    assert [implementation_for(x, "scan") for x in (short, long)] == ["scan", "scan"]
+    assert "while" in jax.jit(functools.partial(sbp_jax.lif, implementation="scan")).lower(short).as_text()
+    assert "while" not in jax.jit(sbp_jax.lif).lower(short).as_text()
+    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'unrolled', 'scan'; got 'fused'"):
+        sbp_jax.lif(short, implementation="fused")

@@ -7,6 +7,7 @@ import tensorflow as tf
 import sbp_tf
 from sbp_core import LIFSpec, LIFState
 from sbp_core.reference import neuron as reference
+from sbp_tf.neurons import UNROLL_UP_TO, implementation_for
 
 MODES = {
     "eager": lambda function: function,
@@ -294,3 +295,60 @@ def test_a_saved_layer_fires_as_before(tmp_path):
     layer.serve = tf.function(lambda x: layer(x), input_signature=[tf.TensorSpec((4, None, 3))])
     tf.saved_model.save(layer, str(tmp_path))
     assert tf.saved_model.load(str(tmp_path)).serve(x).numpy().tolist() == layer(x).numpy().tolist()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["paper", "soft", "rest", "current", "complement", "readout"])
+def test_a_loop_and_unrolled_steps_give_the_same(name, mode):
+    x, spec = tf.constant(np.random.default_rng(3).normal(0.5, 0.6, (7, 2, 3))), SPECS[name]
+    weight, decay = tf.constant(np.random.default_rng(4).normal(size=x.shape)), tf.constant(0.625, tf.float64)
+
+    def run(x, decay, implementation):
+        with tf.GradientTape() as tape:
+            tape.watch([x, decay])
+            output, state = sbp_tf.lif(x, spec, decay=decay, implementation=implementation)
+            value = tf.reduce_sum(output * weight) + tf.reduce_sum(tf.sin(state.potential))
+        return output, state.potential, *tape.gradient(value, [x, decay])
+
+    looped, wanted = (MODES[mode](lambda x, d, i=i: run(x, d, i))(x, decay) for i in ("loop", "unrolled"))
+    for found, one in zip(looped, wanted, strict=True):
+        np.testing.assert_allclose(found.numpy(), one.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_the_implementation_can_be_asked_for_and_is_automatic_otherwise():
+    short, long = tf.ones((UNROLL_UP_TO, 2)), tf.ones((UNROLL_UP_TO + 1, 2))
+    found = []
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 2))])
+    def unknown(x):
+        found.append(implementation_for(x))
+        found.extend(implementation_for(known) for known in (short, long))
+        return x
+
+    unknown(short)
+    assert found == ["loop", "unrolled", "loop"]
+    assert implementation_for(long) == "unrolled"  # eagerly
+    assert implementation_for(short, "loop") == "loop"
+    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'unrolled', 'loop'; got 'fused'"):
+        sbp_tf.lif(short, implementation="fused")
+    with pytest.raises(ValueError, match=r"'unrolled' needs a known number of time steps, got shape \(None, 2\)"):
+        tf.function(lambda x: sbp_tf.lif(x, implementation="unrolled")).get_concrete_function(tf.TensorSpec((None, 2)))
+
+
+def test_the_loop_keeps_no_intermediate_of_its_steps_for_the_backward_pass():
+    x = tf.random.normal((64, 8, 32), seed=1)
+
+    def gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = tf.reduce_sum(sbp_tf.lif(x)[0])
+        return tape.gradient(value, x)
+
+    traced = tf.function(gradient).get_concrete_function(x)
+    graph = traced.graph.as_graph_def()
+    operations = {node.op for node in graph.node}
+    operations |= {node.op for function in graph.library.function for node in function.node_def}
+    assert operations & {"While", "StatelessWhile"}
+    # TensorFlow pushes what a loop's own gradient needs on stacks
+    assert not operations & {"TensorListPushBack", "TensorListPushBackBatch"}
+    assert np.any(traced(x).numpy())
