@@ -255,24 +255,23 @@ def test_the_callback_refuses_what_it_cannot_drive():
     net.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(TypeError, match="needs a ShortcutModel"):
         net.fit(x, y, verbose=0, callbacks=[sbp_keras.ShortcutCallback(Evolutionary())])
-    model = make_model(steps_per_execution=2)
-    with pytest.raises(ValueError, match="steps_per_execution"):
-        model.fit(x, y, verbose=0, callbacks=[sbp_keras.ShortcutCallback(Evolutionary())])
+    with pytest.raises(ValueError, match="schedule must be given"):
+        make_model().fit(x, y, verbose=0, callbacks=[sbp_keras.ShortcutCallback()])
 
 
 def test_the_net_is_not_touched_and_comes_back():
     net = make_net()
-    calls = {layer.name: len(layer._inbound_nodes) for layer in net.layers}
+    calls = {layer.name: (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in net.layers}
     weights = [id(weight) for weight in net.weights]
     model = sbp_keras.ShortcutModel(net, TAPS, 4)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*data(), verbose=0, callbacks=[sbp_keras.ShortcutCallback(Evolutionary())])
     assert model.main is net
     assert model.strip() is net
-    assert {layer.name: len(layer._inbound_nodes) for layer in net.layers} == calls
+    assert {layer.name: (len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in net.layers} == calls
     assert [id(weight) for weight in net.weights] == weights
-    # each of the net's weights counts once, and the branches and the coefficient are the model's own
-    assert len(model.weights) == len(net.weights) + 2 * len(TAPS) + 1
+    # each of the net's weights counts once; the branches, the coefficient and the step are the model's own
+    assert len(model.weights) == len(net.weights) + 2 * len(TAPS) + 2
     assert "coefficient" not in {weight.name for weight in model.trainable_weights}
 
 
