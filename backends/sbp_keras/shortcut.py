@@ -153,8 +153,9 @@ class ShortcutModel(keras.Model):
         main, blocks = self._tapped(inputs)
         if self._schedule is not None:
             self._advance(self._schedule, main)
+        # training is said outright: on JAX this call is not inside one that Keras could take it from
         branches = tuple(
-            ops.cast(branch(blocks[tap]), main.dtype)
+            ops.cast(branch(blocks[tap], training=True), main.dtype)
             for tap, branch in zip(self.spec.taps, self.branches, strict=True)
         )
         if self.spec.combine == "losses":
