@@ -116,7 +116,7 @@ def make_branches(
         )
     if isinstance(branch, Mapping) and set(branch) != set(tensors):
         raise ValueError(f"branch must have the taps {sorted(tensors)} as its keys, got {sorted(branch)}")
-    made = []
+    made: list[keras.layers.Layer] = []
     for tap, tensor in tensors.items():
         if isinstance(branch, str):
             name = f"branch_{tap}".replace("/", "_").replace(":", "_")
@@ -144,5 +144,7 @@ def _check(tap: str, layer: Any, tensor: Any, num_classes: int, per_step: bool) 
 
 def _channels(tap: str, tensor: Any, channel_axis: int) -> int:
     if not -len(tensor.shape) <= channel_axis < len(tensor.shape) or tensor.shape[channel_axis] is None:
-        raise ValueError(f"channel_axis must be an axis of tap {tap!r} of known size, got {channel_axis} for {tensor.shape}")
+        raise ValueError(
+            f"channel_axis must be an axis of tap {tap!r} of known size, got {channel_axis} for {tensor.shape}"
+        )
     return int(tensor.shape[channel_axis])

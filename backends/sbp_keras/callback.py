@@ -73,7 +73,7 @@ class ShortcutCallback(keras.callbacks.Callback):
             model.step.assign(epoch * self._steps_per_epoch)
         elif epoch == 0:
             model.step.assign(0)
-        elif not started and int(model.step) == 0 and not isinstance(self.schedule, Constant):
+        elif not started and _number(model.step) == 0 and not isinstance(self.schedule, Constant):
             raise ValueError(
                 f"initial_epoch is {epoch}, but the data has no known length and the model has taken no step, so the "
                 "steps already taken are unknown: pass steps_per_epoch to fit, or in the schedule"
@@ -82,7 +82,12 @@ class ShortcutCallback(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Record the coefficient of the last step."""
         if logs is not None:
-            logs["coefficient"] = float(self.model.coefficient)
+            logs["coefficient"] = _number(self.model.coefficient)
+
+
+def _number(variable: Any) -> float:
+    # a mirrored variable of TensorFlow converts to no Python number by itself
+    return float(keras.ops.convert_to_numpy(variable))
 
 
 def _without_length(schedule: Schedule) -> Schedule:

@@ -76,6 +76,8 @@ class ShortcutModel(keras.Model):
         True
     """
 
+    train_function: Any
+
     def __init__(
         self,
         net: keras.Model,
@@ -261,7 +263,7 @@ class _Mean(keras.losses.Loss):
 
 
 def _mean(values: Any) -> Any:
-    return _Mean()(values, values)
+    return _Mean(name="mean")(values, values)
 
 
 def _has_time(logits: Any) -> bool:

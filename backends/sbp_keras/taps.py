@@ -45,7 +45,10 @@ class TapModel:
     def __init__(self, net: Any, spec: ShortcutSpec, *, per_step: bool = False) -> None:
         _check_net(net)
         _check_taps(net, spec)
-        output, self.head = _before_the_mean(net) if per_step else (net.outputs[0], None)
+        self.head: Any = None
+        output = net.outputs[0]
+        if per_step:
+            output, self.head = _before_the_mean(net)
         self._graph = _Graph(net, {tap: tap for tap in spec.taps}, output)
         self.tensors: dict[str, Any] = {tap: self._graph.tapped[tap] for tap in spec.taps}
 
@@ -67,7 +70,8 @@ class _Graph(keras.Model):
 
     def __init__(self, model: keras.Model, taps: Mapping[str, str], output: Any) -> None:
         calls = _calls(model)
-        direct, within = {}, {}
+        direct: dict[str, Any] = {}
+        within: dict[str, dict[str, str]] = {}
         for tap, path in taps.items():
             name, _, rest = path.partition("/")
             if rest:
@@ -78,7 +82,9 @@ class _Graph(keras.Model):
         layers = {layer.name: layer for layer in model.layers}
         nested = {name: _Graph(layers[name], inner, layers[name].output) for name, inner in within.items()}
         super().__init__(inputs=_inputs(model), outputs={"taps": direct, "output": output})
-        self.tapped = _Hidden(direct | {tap: tensor for graph in nested.values() for tap, tensor in graph.tapped.items()})
+        self.tapped: Mapping[str, Any] = _Hidden(
+            direct | {tap: tensor for graph in nested.values() for tap, tensor in graph.tapped.items()}
+        )
         self._nested = _Hidden({id(layers[name]): graph for name, graph in nested.items()})
 
     def _run_through_graph(
@@ -101,7 +107,7 @@ class _Hidden(Mapping[Any, Any]):
     """A mapping that Keras does not look into: what it holds belongs to the net, and must count once."""
 
     def __init__(self, items: Mapping[Any, Any]) -> None:
-        self._items = lambda: items
+        self._items: Callable[[], Mapping[Any, Any]] = lambda: items
 
     def __getitem__(self, key: Any) -> Any:
         return self._items()[key]

@@ -85,8 +85,8 @@ ATTACHED = {
     "convolutional branch": (over_space, {"branch": "convolutional"}),
     "own branch": (functional, {"branch": own_head}),
 }
-MODES = ["fit", "eager", "train_on_batch", "own loop", "mixed_bfloat16", "mixed_float16", "accumulation"]
-MODES += {"tensorflow": ["jit", "execution of 3"], "jax": ["execution of 3"], "torch": []}[BACKEND]
+MODES = ["fit", "train_on_batch", "own loop", "mixed_bfloat16", "mixed_float16", "accumulation"]
+MODES += {"tensorflow": ["eager", "jit", "execution of 3"], "jax": ["eager", "execution of 3"], "torch": []}[BACKEND]
 CELLS = [(kind, "fit") for kind in ATTACHED] + [("functional", mode) for mode in MODES if mode != "fit"]
 CELLS += [("inside models", mode) for mode in ("own loop", "mixed_bfloat16")]
 
@@ -141,7 +141,9 @@ def losses_by_hand(model, x, y, window):
     expected = []
     for index in range(STEPS):
         rows = per_batch(x, index)
-        main, blocks = tapped_by_hand(model.main, model.spec.taps, keras.tree.map_structure(ops.convert_to_tensor, rows))
+        main, blocks = tapped_by_hand(
+            model.main, model.spec.taps, keras.tree.map_structure(ops.convert_to_tensor, rows)
+        )
         branches = [branch(block, training=True) for branch, block in zip(model.branches, blocks, strict=True)]
         weight = SCHEDULE(-(-(index + 1) // window) * window)
         logits = numpy(main) + weight * sum(map(numpy, branches))
