@@ -19,7 +19,7 @@ class ShortcutCallback(keras.callbacks.Callback):
     does the rest inside its training step. ``k = 1`` is the first batch of epoch 0, whatever ``initial_epoch`` is, so
     that a resumed ``fit`` goes on where it stopped; every ``fit`` from epoch 0 starts the schedule again. Where the
     data has no known length, a ``fit`` from a later epoch goes on from the model's own step. The history has the last
-    coefficient of each epoch as ``coefficient``.
+    coefficient of each epoch as ``coefficient``; callbacks that are to see it there, ``TensorBoard`` say, come after.
 
     Args:
         schedule: the coefficient as a function of the step; None goes on with the schedule and the step that the
