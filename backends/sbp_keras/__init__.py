@@ -19,6 +19,7 @@ except ModuleNotFoundError as error:
     raise missing_framework(*_EXTRAS[error.name], error) from error
 
 from sbp_core.composition import ShortcutOutput
+from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.callback import ShortcutCallback
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.native import spike
@@ -34,6 +35,7 @@ __all__ = [
     "LIF",
     "PLIF",
     "BatchNormalization",
+    "ConvolutionalReadout",
     "CurrentLIF",
     "LeakyIntegrator",
     "Readout",

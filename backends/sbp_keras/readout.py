@@ -24,6 +24,8 @@ class Readout(keras.layers.Layer):
         num_classes: number of logits.
         time_axis: axis of time in the input, None for an input without one.
         channel_axis: axis of the channels; all other axes but the batch are space.
+        per_step: give the logits of every time step instead of their mean, ``(batch, time, classes)``. A call may
+            say so too.
         **arguments: those of every Keras layer.
 
     Raises:
@@ -36,11 +38,22 @@ class Readout(keras.layers.Layer):
         (2, 10)
     """
 
-    def __init__(self, num_classes: int, time_axis: int | None = 1, channel_axis: int = -1, **arguments: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        time_axis: int | None = 1,
+        channel_axis: int = -1,
+        *,
+        per_step: bool = False,
+        **arguments: Any,
+    ) -> None:
         super().__init__(**arguments)
         self.num_classes = validation.count("num_classes", num_classes)
         self.time_axis = time_axis
         self.channel_axis = channel_axis
+        self.per_step = validation.flag("per_step", per_step)
+        if per_step and time_axis is None:
+            raise ValueError("per_step must be False where time_axis is None: there are no time steps")
 
     def build(self, input_shape: Any) -> None:
         """Create the weights."""
@@ -58,20 +71,22 @@ class Readout(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs: Any) -> Any:
-        """Pool, project, average."""
+    def call(self, inputs: Any, per_step: bool | None = None) -> Any:
+        """Pool, project, average over time; ``per_step`` is the layer's own unless given."""
         time, channel = self._axes(len(inputs.shape))
         space = tuple(axis for axis in range(1, len(inputs.shape)) if axis not in (time, channel))
         pooled = mean(inputs, space)
         if time is not None and channel < time:
             pooled = ops.swapaxes(pooled, 1, 2)
         logits = matmul(pooled, self.kernel) + self.bias
-        return logits if time is None else mean(logits, (1,))
+        apart = self.per_step if per_step is None else per_step
+        return logits if time is None or apart else mean(logits, (1,))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Return ``(batch, classes)``."""
-        self._axes(len(input_shape))
-        return (input_shape[0], self.num_classes)
+        """Return ``(batch, classes)``, or ``(batch, time, classes)``."""
+        time, _ = self._axes(len(input_shape))
+        steps = (input_shape[time],) if self.per_step and time is not None else ()
+        return (input_shape[0], *steps, self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
         """Return the layer's configuration."""
@@ -80,6 +95,7 @@ class Readout(keras.layers.Layer):
             "num_classes": self.num_classes,
             "time_axis": self.time_axis,
             "channel_axis": self.channel_axis,
+            "per_step": self.per_step,
         }
 
     def _axes(self, rank: int) -> tuple[int | None, int]:

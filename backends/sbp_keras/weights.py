@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.networks import ResNet, layer_name
 from sbp_keras.shortcut import ShortcutModel
 
@@ -43,10 +44,10 @@ def export_weights(net_or_model: keras.Model) -> dict[str, Array]:
     Convolutions are OIHW, linear layers (classes, channels). A :class:`ResNet` has the names of
     ``spec.parameter_shapes()``; any other functional model those of its layers, ``layer.weight``, with the names of
     models in front where they are nested. A :class:`ShortcutModel` has ``main.<name>`` and ``branches.<tap>.weight``
-    and ``.bias``.
+    and ``.bias``; of a convolutional branch also ``branches.<tap>.conv`` and ``.bn``.
 
     Raises:
-        ValueError: a layer holds a weight that has no shared name.
+        ValueError: a layer holds a weight that has no shared name, or two would have the same.
 
     Example:
         >>> from sbp_keras import resnet18
@@ -76,14 +77,22 @@ def import_weights(net_or_model: keras.Model, weights: Mapping[str, Array]) -> N
 
 
 def _slots(model: keras.Model) -> dict[str, _Slot]:
-    return dict(_walk(model, ""))
+    slots: dict[str, _Slot] = {}
+    for name, slot in _walk(model, ""):
+        if name in slots:
+            raise ValueError(
+                f"weights {slots[name].variable.path!r} and {slot.variable.path!r} would share the name {name!r}. "
+                "Use model.save_weights for a model with such layers"
+            )
+        slots[name] = slot
+    return slots
 
 
 def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, _Slot]]:
     if isinstance(model, ShortcutModel):
         yield from _walk(model.main, f"{prefix}main.")
         for tap, branch in zip(model.spec.taps, model.branches, strict=True):
-            yield from _layer(branch, f"{prefix}branches.{tap}")
+            yield from _branch(branch, f"{prefix}branches.{tap}")
     elif isinstance(model, ResNet):
         for name in model.spec.parameter_shapes():
             module = name.rpartition(".")[0]
@@ -94,8 +103,23 @@ def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, _Slot]]:
             yield from _walk(layer, f"{inner}.") if isinstance(layer, keras.Model) else _layer(layer, inner)
 
 
+def _branch(branch: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, _Slot]]:
+    if isinstance(branch, keras.Model):
+        yield from _walk(branch, f"{prefix}.")
+    elif isinstance(branch, ConvolutionalReadout):
+        yield from _layer(branch.convolution, f"{prefix}.conv")
+        yield from _layer(branch.norm, f"{prefix}.bn")
+        yield from _named([branch.kernel, branch.bias], prefix)
+    else:
+        yield from _layer(branch, prefix)
+
+
 def _layer(layer: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, _Slot]]:
-    for variable in layer.weights:
+    yield from _named(layer.weights, prefix)
+
+
+def _named(variables: Iterable[Any], prefix: str) -> Iterator[tuple[str, _Slot]]:
+    for variable in variables:
         if variable.name not in _PARTS:
             raise ValueError(
                 f"weight {variable.path!r} has no shared name; known are {', '.join(_PARTS)}. "

@@ -16,7 +16,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_tf.layers import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_tf.losses import ShortcutLoss
-from sbp_tf.modules import BatchNorm, Conv2D, Readout
+from sbp_tf.modules import BatchNorm, Conv2D, ConvolutionalReadout, Readout
 from sbp_tf.networks import ResNet, resnet18, resnet34
 from sbp_tf.neurons import initial_state, lif
 from sbp_tf.scheduler import CoefficientScheduler
@@ -31,6 +31,7 @@ __all__ = [
     "BatchNorm",
     "CoefficientScheduler",
     "Conv2D",
+    "ConvolutionalReadout",
     "CurrentLIF",
     "LIFSpec",
     "LIFState",

@@ -129,6 +129,42 @@ class Readout(tf.Module):
         return tf.reduce_mean(logits, axis=0)
 
 
+class ConvolutionalReadout(tf.Module):
+    """A small convolutional head: 3-wide convolution, batch norm, ReLU, and then :class:`Readout`.
+
+    The convolution keeps channels and map. It is a branch, so it runs in training only, on the batch's statistics.
+
+    Args:
+        channels: the last axis of the input.
+        num_classes: number of logits.
+        dtype: of the variables, which are cast to the dtype of the input.
+        name: of the module.
+
+    Raises:
+        ValueError: fewer than 1 channel or class; in a call, an input without two axes of space.
+        TypeError: not integers.
+
+    Example:
+        >>> import tensorflow as tf
+        >>> tuple(ConvolutionalReadout(16, 10)(tf.ones((4, 2, 8, 8, 16))).shape)
+        (2, 10)
+    """
+
+    def __init__(
+        self, channels: int, num_classes: int, *, dtype: tf.DType = tf.float32, name: str | None = None
+    ) -> None:
+        super().__init__(name=name)
+        self.readout = Readout(channels, num_classes, dtype=dtype)
+        self.conv = Conv2D(channels, channels, 3, dtype=dtype)
+        self.bn = BatchNorm(channels, epsilon=1e-5, momentum=0.1, dtype=dtype)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Return the logits of ``x``, shape ``(time, batch, height, width, channels)``."""
+        if x.shape.rank != 5:
+            raise ValueError(f"x must have shape (time, batch, height, width, channels), got {x.shape}")
+        return self.readout(tf.nn.relu(self.bn(each_step(self.conv, x), True)))
+
+
 def pad(x: tf.Tensor, width: int, value: float = 0.0) -> tf.Tensor:
     """Pad height and width of ``x``, shape ``(batch, height, width, channels)``, alike on all sides."""
     return tf.pad(x, [[0, 0], [width, width], [width, width], [0, 0]], constant_values=tf.cast(value, x.dtype))

@@ -3,7 +3,7 @@
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import tensorflow as tf
@@ -11,7 +11,12 @@ import tensorflow as tf
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_tf.modules import Readout
+from sbp_tf.modules import ConvolutionalReadout, Readout
+
+#: A branch by name, a function of (channels, num_classes) that makes one, or the branch of each tap.
+Branch = Literal["linear", "convolutional"] | Callable[[int, int], Callable[[Any], Any]] | Mapping[str, Any]
+
+_NAMED: dict[str, type[tf.Module]] = {"linear": Readout, "convolutional": ConvolutionalReadout}
 
 
 @runtime_checkable
@@ -65,13 +70,16 @@ class Shortcut(tf.Module):
         taps: names of blocks that get a branch each.
         num_classes: logits of a branch, as many as the net's.
         combine: "logits" or "losses".
+        branch: "linear", the paper's :class:`~sbp_tf.Readout`; "convolutional", a small head; a function of
+            ``(channels, num_classes)`` that returns one of your own, a ``tf.Module`` from ``(time, batch, ...,
+            channels)`` to logits ``(batch, num_classes)``; or a mapping from each tap to such a module.
         coefficient: where the weight of the branches starts; 1 is the paper's plain shortcut.
         dtype: of the branches' variables.
         name: of the module.
 
     Raises:
-        ValueError: a tap that does not exist (those that do are listed), or an unknown composition.
-        TypeError: a net that cannot be tapped; the message says what it lacks.
+        ValueError: a tap that does not exist (those that do are listed), an unknown composition, or an unknown branch.
+        TypeError: a net that cannot be tapped (the message says what it lacks), or a branch that cannot be called.
 
     Example:
         >>> import tensorflow as tf, sbp_tf
@@ -88,6 +96,7 @@ class Shortcut(tf.Module):
         num_classes: int,
         combine: Literal["logits", "losses"] = "logits",
         *,
+        branch: Branch = "linear",
         coefficient: float = 1.0,
         dtype: tf.DType = tf.float32,
         name: str | None = None,
@@ -104,10 +113,8 @@ class Shortcut(tf.Module):
             )
         self.spec.check_taps(net.tap_channels)
         self.main = net
-        self.branches = {
-            tap: Readout(net.tap_channels[tap], num_classes, dtype=dtype, name=f"branch_{tap}")
-            for tap in self.spec.taps
-        }
+        channels = {tap: net.tap_channels[tap] for tap in self.spec.taps}
+        self.branches = _make_branches(branch, channels, num_classes, dtype)
         start = validation.finite("coefficient", coefficient)
         self.coefficient = tf.Variable(start, dtype=tf.float32, trainable=False, name="coefficient")
 
@@ -115,13 +122,13 @@ class Shortcut(tf.Module):
         """Return the main logits; in training the composed ones, or all of them for ``combine="losses"``.
 
         Raises:
-            ValueError: the net's logits are not ``(batch, num_classes)``, or it left out a tap.
+            ValueError: the net's logits or a branch's are not ``(batch, num_classes)``, or it left out a tap.
             TypeError: ``training`` is not a bool, or the net did not return a pair.
         """
         if not validation.flag("training", training):
             return self.main(images, training=False)
         main, tapped = self._run(images)
-        branches = tuple(tf.cast(self.branches[tap](tapped[tap]), main.dtype) for tap in self.spec.taps)
+        branches = tuple(tf.cast(self._branch(tap, tapped[tap]), main.dtype) for tap in self.spec.taps)
         if self.spec.combine == "losses":
             return ShortcutOutput(main, branches)
         return sum_logits(main, branches, tf.cast(self.coefficient, main.dtype))
@@ -129,6 +136,14 @@ class Shortcut(tf.Module):
     def strip(self) -> Tappable:
         """Return the net that went in, as it was."""
         return self.main
+
+    def _branch(self, tap: str, block: tf.Tensor) -> tf.Tensor:
+        logits = self.branches[tap](block)
+        if logits.shape.rank != 2 or logits.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"branch of tap {tap!r} must give logits (batch, {self.num_classes}), num_classes; got {logits.shape}"
+            )
+        return logits
 
     def _run(self, images: tf.Tensor) -> tuple[tf.Tensor, Mapping[str, tf.Tensor]]:
         result = self.main(images, training=True, taps=self.spec.taps)
@@ -141,3 +156,26 @@ class Shortcut(tf.Module):
         if main.shape.rank != 2 or main.shape[-1] != self.num_classes:
             raise ValueError(f"net must give logits (batch, {self.num_classes}), num_classes; got {main.shape}")
         return main, tapped
+
+
+def _make_branches(
+    branch: Branch, channels: Mapping[str, int], num_classes: int, dtype: tf.DType
+) -> dict[str, Callable[[Any], Any]]:
+    if isinstance(branch, str):
+        kind = _NAMED[validation.choice("branch", branch, _NAMED)]
+        return {tap: kind(size, num_classes, dtype=dtype, name=f"branch_{tap}") for tap, size in channels.items()}
+    if isinstance(branch, tf.Module) or not (callable(branch) or isinstance(branch, Mapping)):
+        raise TypeError(
+            f"branch must be {' or '.join(map(repr, _NAMED))}, a function of (channels, num_classes) that returns a "
+            f"module, or a mapping from each tap to its module; got {branch!r}"
+        )
+    if isinstance(branch, Mapping):
+        if set(branch) != set(channels):
+            raise ValueError(f"branch must have the taps {sorted(channels)} as its keys, got {sorted(branch)}")
+        made = {tap: branch[tap] for tap in channels}
+    else:
+        made = {tap: branch(size, num_classes) for tap, size in channels.items()}
+    for tap, module in made.items():
+        if not isinstance(module, tf.Module):
+            raise TypeError(f"branch of tap {tap!r} must be a tf.Module, got {module!r}")
+    return made

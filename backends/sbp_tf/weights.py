@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from sbp_tf.modules import ConvolutionalReadout, Readout
 from sbp_tf.networks import ResNet
 from sbp_tf.shortcut import Shortcut
 
@@ -72,9 +73,21 @@ def _variables(net: ResNet | Shortcut) -> dict[str, tf.Variable]:
         raise TypeError(f"net must be a ResNet or a Shortcut of one, got {type(net).__name__}")
     variables = {f"main.{name}": variable for name, variable in _variables(net.main).items()}
     for tap in net.spec.taps:
-        variables[f"branches.{tap}.weight"] = net.branches[tap].weight
-        variables[f"branches.{tap}.bias"] = net.branches[tap].bias
+        variables |= {f"branches.{tap}.{name}": variable for name, variable in _parts(tap, net.branches[tap]).items()}
     return variables
+
+
+def _parts(tap: str, branch: Any) -> dict[str, tf.Variable]:
+    parts = {}
+    if isinstance(branch, ConvolutionalReadout):
+        norm = {name: getattr(branch.bn, name) for name in ("weight", "bias", "running_mean", "running_var")}
+        parts = {"conv.weight": branch.conv.weight} | {f"bn.{name}": variable for name, variable in norm.items()}
+        branch = branch.readout
+    if not isinstance(branch, Readout):
+        raise TypeError(
+            f"branch of tap {tap!r} must be a Readout or a ConvolutionalReadout, got {type(branch).__name__}"
+        )
+    return parts | {"weight": branch.weight, "bias": branch.bias}
 
 
 def _find(net: ResNet, name: str) -> tf.Variable:

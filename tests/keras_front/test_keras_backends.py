@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-FILES = ["test_keras_neurons.py", "test_keras_networks.py", "test_keras_shortcut.py", "test_keras_contract.py"]
+FILES = [
+    "test_keras_neurons.py",
+    "test_keras_networks.py",
+    "test_keras_shortcut.py",
+    "test_keras_matrix.py",
+    "test_keras_training.py",
+    "test_keras_distribution.py",
+    "test_keras_contract.py",
+]
+TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "SBP_TEST_DEVICES": "2"}
 BACKENDS = ["tensorflow", "jax", "torch"]
 # Keras's default; a process keeps the backend that it started with
 CURRENT = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -36,10 +45,16 @@ def run(backend, *arguments, **settings):
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != CURRENT])
 def test_the_front_end_passes_its_tests_on(backend):
     # on JAX nearly all of the time goes into compiling, so it may compile carelessly
-    output = run(
-        backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *FILES, JAX_DISABLE_MOST_OPTIMIZATIONS="1"
-    )
+    settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (TWO_DEVICES if backend == "jax" else {})
+    output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *FILES, **settings)
     assert " passed" in output
+
+
+@pytest.mark.skipif(CURRENT == "torch", reason="Keras distributes on TensorFlow and JAX only")
+def test_two_devices_train_as_one_does_on_this_processes_backend():
+    file = "test_keras_distribution.py"
+    output = run(CURRENT, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", file, **TWO_DEVICES)
+    assert "2 passed" in output
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

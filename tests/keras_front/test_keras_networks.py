@@ -140,6 +140,38 @@ def test_a_shortcut_names_its_main_model_and_its_branches():
     np.testing.assert_array_equal(numpy(model.branches[0].bias), changed["branches.stem.bias"])
 
 
+def test_other_branches_have_names_of_their_own_or_are_refused():
+    def stacked(channels, classes):
+        return keras.Sequential([keras.layers.GlobalAveragePooling3D(), keras.layers.Dense(classes, name="last")])
+
+    shapes = {
+        "convolutional": {"weight": (5, 4), "bias": (5,), "conv.weight": (4, 4, 3, 3), "bn.weight": (4,)},
+        stacked: {"last.weight": (5, 4), "last.bias": (5,)},
+    }
+    for branch, parts in shapes.items():
+        model = sbp_keras.ShortcutModel(sbp_keras.resnet(SPEC, (6, 6, 2)), ["stem"], 5, branch=branch)
+        weights = sbp_keras.export_weights(model)
+        assert len(weights) == len(model.weights) - 2
+        for part, shape in parts.items():
+            assert weights[f"branches.stem.{part}"].shape == shape
+        sbp_keras.import_weights(model, {name: value + 1 for name, value in weights.items()})
+        for name, value in sbp_keras.export_weights(model).items():
+            np.testing.assert_array_equal(value, weights[name] + 1)
+
+
+def test_two_weights_that_would_share_a_name_are_refused():
+    class Two(keras.layers.Layer):
+        def build(self, shape):
+            self.kernels = [self.add_weight(name="kernel", shape=(3, 2)) for _ in range(2)]
+
+        def call(self, inputs):
+            return inputs @ self.kernels[0] @ ops.transpose(self.kernels[1])
+
+    net = keras.Sequential([keras.Input((3,)), Two(name="two")])
+    with pytest.raises(ValueError, match=r"would share the name 'two\.weight'"):
+        sbp_keras.export_weights(net)
+
+
 def test_any_functional_model_names_its_weights_by_layer():
     inputs = keras.Input((6,))
     inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, name="first")], name="inner")

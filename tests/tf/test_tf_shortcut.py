@@ -196,6 +196,52 @@ def test_a_checkpoint_keeps_model_and_iteration(tmp_path):
     np.testing.assert_array_equal(other(images(), training=True), model(images(), training=True))
 
 
+class Peak(tf.Module):
+    """A branch of someone's own: the largest value of each channel."""
+
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.weight = tf.Variable(tf.random.normal((channels, classes)))
+
+    def __call__(self, x):
+        return tf.reduce_max(x, axis=[0, 2, 3]) @ self.weight
+
+
+def test_a_branch_of_ones_own_joins_the_sum_and_its_variables_the_models():
+    for branch in (Peak, {"layer1": Peak(3, 5), "stem": Peak(3, 5)}):
+        model = shortcut(branch=branch, coefficient=0.5)
+        main, tapped = model.main(images(), training=True, taps=["layer1", "stem"])
+        wanted = main.numpy()
+        for tap in ("layer1", "stem"):
+            wanted = wanted + 0.5 * (tapped[tap].numpy().max(axis=(0, 2, 3)) @ model.branches[tap].weight.numpy())
+        np.testing.assert_allclose(model(images(), training=True).numpy(), wanted, rtol=1e-5, atol=1e-6)
+        assert {id(model.branches[tap].weight) for tap in model.branches} <= {id(v) for v in model.trainable_variables}
+    with pytest.raises(TypeError, match="branch of tap 'layer1' must be a Readout"):
+        sbp_tf.export_weights(model)
+
+
+def test_a_convolutional_branch_normalises_over_time_and_batch_and_round_trips():
+    model = shortcut(branch="convolutional")
+    main, tapped = model.main(images(), training=True, taps=["layer1", "stem"])
+    wanted = main.numpy()
+    for tap in ("layer1", "stem"):
+        branch, block = model.branches[tap], tapped[tap].numpy().astype("float64")
+        padded = np.pad(block, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+        maps = np.einsum("tbhwcij,ijco->tbhwo", windows, branch.conv.weight.numpy())
+        mean, variance = maps.mean(axis=(0, 1, 2, 3)), maps.var(axis=(0, 1, 2, 3))
+        pooled = np.maximum((maps - mean) / np.sqrt(variance + 1e-5), 0.0).mean(axis=(2, 3))
+        wanted = wanted + (pooled @ branch.readout.weight.numpy() + branch.readout.bias.numpy()).mean(0)
+    np.testing.assert_allclose(model(images(), training=True).numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+    weights = sbp_tf.export_weights(model)
+    assert weights["branches.stem.conv.weight"].shape == (3, 3, 3, 3)
+    assert len(weights) == len(model.variables) - 1
+    target = shortcut(branch="convolutional")
+    sbp_tf.import_weights(target, weights)
+    np.testing.assert_array_equal(target(images(), training=True), model(images(), training=True))
+
+
 class Silent(Own):
     def __call__(self, x, training=False, taps=None):
         return super().__call__(x, training)
@@ -221,6 +267,16 @@ def trained(net, classes=5):
         (lambda: sbp_tf.Shortcut(Own(), ["hidden"], 5, "sum"), ValueError, "combine must be one of"),
         (lambda: sbp_tf.Shortcut(Own(), ["hidden"], 5, coefficient=float("inf")), ValueError, "coefficient must be"),
         (lambda: sbp_tf.Shortcut(sbp_tf.LIF(), ["hidden"], 5), TypeError, "LIF is not: give it tap_channels"),
+        (lambda: shortcut(branch="mlp"), ValueError, "branch must be one of 'linear', 'convolutional'"),
+        (lambda: shortcut(branch=sbp_tf.Readout(3, 5)), TypeError, "a mapping from each tap to its module"),
+        (lambda: shortcut(branch={"stem": Peak(3, 5)}), ValueError, r"must have the taps \['layer1', 'stem'\]"),
+        (lambda: shortcut(branch=lambda channels, classes: 3), TypeError, "tap 'layer1' must be a tf.Module, got 3"),
+        (
+            lambda: shortcut(branch=lambda channels, classes: sbp_tf.Readout(channels, 4))(images(), training=True),
+            ValueError,
+            r"branch of tap 'layer1' must give logits \(batch, 5\)",
+        ),
+        (lambda: sbp_tf.ConvolutionalReadout(3, 5)(tf.ones((2, 3, 3))), ValueError, "height, width, channels"),
         (lambda: trained(Silent()), TypeError, r"net must return \(logits, outputs\)"),
         (lambda: trained(Forgetful()), ValueError, "it left out 'hidden'"),
         (lambda: trained(Own(), 4), ValueError, r"net must give logits \(batch, 4\)"),
