@@ -176,7 +176,8 @@ def _choose(
     if keep == "bits" and (decay is not None or bits_per_step(spec) is None):
         raise ValueError(
             "implementation 'packed' needs a neuron whose adjoint asks for bits alone: a surrogate that is a "
-            "rectangle, a leaky one or straight through, a reset that is detached, soft or none, and a decay that is not learnt; "
+            "rectangle, a leaky one or straight through; a reset that is detached, soft or none; a decay "
+            "that is not learnt; "
             f"got {spec!r}"
         )
     engine = fused.engine_for(x, decay, keep)
