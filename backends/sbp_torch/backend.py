@@ -14,7 +14,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
-from sbp_torch.functional import lif, spike
+from sbp_torch.functional import Implementation, lif, spike
 from sbp_torch.losses import ShortcutLoss
 
 
@@ -25,6 +25,7 @@ class TorchBackend:
     versions: Mapping[str, str] = {"torch": torch.__version__}
     modes: Sequence[Mode] = ("eager", "compiled")
     dtypes: Sequence[str] = ("float64", "float32", "bfloat16", "float16")
+    implementation: Implementation = "auto"
 
     def spike(
         self, x: Array, surrogate: Surrogate, cotangent: Array, *, inclusive: bool, dtype: str, mode: Mode
@@ -53,7 +54,8 @@ class TorchBackend:
         logit = None if decay_logit is None else _tensor(np.asarray(decay_logit), dtype).requires_grad_()
 
         def run(x: Tensor, state: LIFState | None, logit: Tensor | None) -> tuple[Tensor, LIFState]:
-            return lif(x, spec, state, decay=None if logit is None else torch.sigmoid(logit))
+            decay = None if logit is None else torch.sigmoid(logit)
+            return lif(x, spec, state, decay=decay, implementation=self.implementation)
 
         output, final = _run(run, mode)(given, start, logit)
         parts = {} if start is None else {name: part for name, part in start._asdict().items() if part is not None}
@@ -103,9 +105,23 @@ class TorchBackend:
         return float(_run(lambda step: schedule(step), mode)(torch.tensor(step)))
 
 
+class FusedTorchBackend(TorchBackend):
+    """The fused loops, which small inputs do not take by themselves."""
+
+    name = "torch-fused"
+    modes: Sequence[Mode] = ("eager",)
+    dtypes: Sequence[str] = ("float64", "float32", "bfloat16")
+    implementation: Implementation = "fused"
+
+
 def make_backend() -> TorchBackend:
     """Return the backend."""
     return TorchBackend()
+
+
+def make_fused_backend() -> FusedTorchBackend:
+    """Return the backend that runs every neuron by the fused loops: each spec is compiled, which takes a while."""
+    return FusedTorchBackend()
 
 
 def _run(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:

@@ -16,14 +16,12 @@ SPECS = {
 
 needs_numba = pytest.mark.skipif(not loops.available(), reason="numba is not installed")
 WAYS = [
-    ("loop", torch.float16),
-    ("loop", torch.bfloat16),
-    pytest.param("fused", torch.bfloat16, marks=needs_numba),
+    *((name, "loop", dtype) for name in SPECS for dtype in (torch.float16, torch.bfloat16)),
+    pytest.param("synapse", "fused", torch.bfloat16, marks=needs_numba),
 ]
 
 
-@pytest.mark.parametrize(("implementation", "dtype"), WAYS)
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("name", "implementation", "dtype"), WAYS)
 def test_half_precision_is_float32_rounded_once(name, implementation, dtype):
     torch.manual_seed(SEED)
     x = (torch.randn(100, 3, 70) + 0.6).to(dtype).requires_grad_()
