@@ -147,7 +147,7 @@ def _tensor(array: Array, dtype: str) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    plain = tensor.detach()
+    plain = tensor.detach().cpu()
     return (plain.double() if plain.dtype == torch.bfloat16 else plain).numpy()
 
 

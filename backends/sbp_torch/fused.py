@@ -179,7 +179,7 @@ class _Fused(torch.autograd.Function):
             [layout.flat_step(torch.zeros_like(grad_x[0]) if grad is None else grad) for grad in final],
             [layout.flat_step(part) for part in grad_initial],
         )
-        return (None, grad_x, None if grad_decay is None else grad_decay.to(decay.dtype), *grad_initial)
+        return (None, grad_x, None if grad_decay is None else grad_decay.to(decay), *grad_initial)
 
 
 def _differentiable_backward(
