@@ -15,9 +15,13 @@ from sbp_core.inputs import check_floating, check_input, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.surrogates import Surrogate, as_surrogate
 from sbp_core.validation import choice
-from sbp_torch import fused
+from sbp_torch import compiled_op, fused
 
 Implementation = Literal["auto", "fused", "packed", "loop"]
+# torch.compile cannot make one
+_PAPER = LIFSpec()
+#: torch.compile unrolls up to as many steps; more are an operator in its graph.
+MOST_UNROLLED = 8
 _HALF = (torch.bfloat16, torch.float16)
 
 
@@ -108,7 +112,7 @@ def lif(
         ([0.0, 1.0, 0.0], [0.75])
     """
     if spec is None:
-        spec = LIFSpec()
+        spec = _PAPER
     elif not isinstance(spec, LIFSpec):
         raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
     output, final = run(spec, x, state, decay, implementation, wants_state=True)
@@ -133,6 +137,8 @@ def run(
     if isinstance(decay, Tensor):
         decay = decay.to(_computed_in(x))
     engine, keep = _choose(implementation, spec, x, decay)
+    if engine is not None and torch.compiler.is_compiling():
+        return compiled_op.run(spec, x, state, decay, wants_state=wants_state)
     if engine is not None:
         return fused.run(spec, x, state, decay, engine, keep=keep, wants_state=wants_state, loop=_loop)
     return _loop(spec, x, state, decay)
@@ -160,7 +166,7 @@ def implementation_for(
         >>> implementation_for(torch.zeros(4, 2))
         'loop'
     """
-    engine, keep = _choose(implementation, LIFSpec() if spec is None else spec, x, decay)
+    engine, keep = _choose(implementation, _PAPER if spec is None else spec, x, decay)
     if engine is None:
         return "loop"
     return "packed" if keep == "bits" else "fused"
@@ -170,7 +176,7 @@ def _choose(
     implementation: Implementation, spec: LIFSpec, x: Tensor, decay: Tensor | float | None
 ) -> tuple[fused.Engine | None, Keep]:
     choice("implementation", implementation, ("auto", "fused", "packed", "loop"))
-    if implementation == "loop" or (implementation == "auto" and x.numel() < fused.LEAST_ELEMENTS):
+    if implementation == "loop" or (implementation == "auto" and not _is_worthwhile(x)):
         return None, "input"
     keep: Keep = "bits" if implementation == "packed" else "input"
     if keep == "bits" and (decay is not None or bits_per_step(spec) is None):
@@ -180,13 +186,20 @@ def _choose(
             "that is not learnt; "
             f"got {spec!r}"
         )
-    engine = fused.engine_for(x, decay, keep)
+    engine = None if torch.compiler.is_compiling() and keep == "bits" else fused.engine_for(x, decay, keep)
     if engine is None and implementation != "auto":
         raise ValueError(
             f"implementation {implementation!r} needs numba and float32, float64 or bfloat16 on the CPU, or Triton on "
             f"CUDA (not for 'packed'); no torch.compile or torch.func, and a scalar decay; got {x.dtype} on {x.device}"
         )
     return engine, keep
+
+
+def _is_worthwhile(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        # a few steps inductor fuses itself, and with what is around them
+        return len(x) > MOST_UNROLLED
+    return x.numel() >= fused.LEAST_ELEMENTS
 
 
 def _computed_in(x: Tensor) -> torch.dtype:

@@ -67,13 +67,20 @@ def available() -> bool:
 
 
 def engine_for(x: Tensor, decay: Tensor | float | None, keep: Keep = "input") -> Engine | None:
-    """Return what can run the loops on this input, or None: in torch.compile or torch.func, say, nothing can."""
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._functorch.maybe_current_level() is not None
-        or (isinstance(decay, Tensor) and decay.ndim != 0)
-    ):
+    """Return what can run the loops on this input, or None: nothing can in torch.func, or in forward mode."""
+    if _in_transform() or (isinstance(decay, Tensor) and decay.ndim != 0):
         return None
+    return engine_of(x, keep)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _in_transform() -> bool:
+    # torch.compile traces again when either changes
+    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def engine_of(x: Tensor, keep: Keep = "input") -> Engine | None:
+    """Return what can run the loops on a tensor of this kind, or None."""
     return next((engine for engine in ENGINES if engine.supports(x, keep)), None)
 
 
@@ -104,7 +111,7 @@ def run(
         decay = torch.tensor(decay, dtype=torch.promote_types(x.dtype, torch.float32))
     initial = () if state is None else tuple(part for part in state if part is not None)
     variant = Variant(fresh=state is None, final=wants_state, keep=keep)
-    plan = _Plan(spec, _key(spec, decay), variant, engine, loop)
+    plan = _Plan(spec, key(spec, learns=decay is not None), variant, engine, loop)
     results = _Fused.apply(plan, x, decay, *initial)  # type: ignore[no-untyped-call]
     return results[0], plan.state(results[1:]) if wants_state else None
 
@@ -137,19 +144,7 @@ class _Fused(torch.autograd.Function):
         else:
             ctx.save_for_backward(bits, decay)
         ctx.set_materialize_grads(False)
-        output = layout.empty(x)
-        final = [layout.empty_step(x) for _ in plan.spec.state_parts] if plan.variant.final else []
-        plan.engine.forward(
-            plan.key,
-            plan.variant,
-            layout.flat(x),
-            layout.flat(output),
-            decay,
-            bits,
-            [layout.flat_step(part) for part in initial],
-            [layout.flat_step(part) for part in final],
-        )
-        return (output, *final)
+        return tuple(forward(plan.engine, plan.key, plan.variant, layout, x, decay, bits, list(initial)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -164,22 +159,67 @@ class _Fused(torch.autograd.Function):
         like = next(grad for grad in grads if grad is not None)
         given = grads[0] if grads[0] is not None else like.new_zeros(()).expand(ctx.shape)
         # no cotangent of the last state: a kernel without it
-        final = grads[1:] if any(grad is not None for grad in grads[1:]) else ()
-        grad_x = layout.empty(given)
-        grad_initial = [layout.empty_step(grad_x) for _ in range(ctx.starts)]
-        variant = Variant(fresh=plan.variant.fresh, final=bool(final), keep=plan.variant.keep)
-        grad_decay = plan.engine.backward(
-            plan.key,
-            variant,
-            kept if variant.keep == "bits" else layout.flat(kept),
-            layout.whole(given),
-            layout.flat(grad_x),
-            decay,
-            [layout.flat_step(part) for part in initial],
-            [layout.flat_step(torch.zeros_like(grad_x[0]) if grad is None else grad) for grad in final],
-            [layout.flat_step(part) for part in grad_initial],
-        )
-        return (None, grad_x, None if grad_decay is None else grad_decay.to(decay), *grad_initial)
+        some = any(grad is not None for grad in grads[1:])
+        final = [torch.zeros_like(given[0]) if grad is None else grad for grad in grads[1:]] if some else []
+        variant = Variant(fresh=plan.variant.fresh, final=some, keep=plan.variant.keep)
+        flat = kept if variant.keep == "bits" else layout.flat(kept)
+        found = backward(plan.engine, plan.key, variant, layout, flat, decay, initial, given, final, ctx.starts)
+        return (None, *found)
+
+
+def forward(
+    engine: Engine,
+    spec: LIFSpec,
+    variant: Variant,
+    layout: Layout,
+    x: Tensor,
+    decay: Tensor | None,
+    bits: Tensor | None,
+    initial: list[Tensor],
+) -> list[Tensor]:
+    """Return the output and, if the variant has it, the last state's parts."""
+    output = layout.empty(x)
+    final = [layout.empty_step(x) for _ in spec.state_parts] if variant.final else []
+    engine.forward(
+        spec,
+        variant,
+        layout.flat(x),
+        layout.flat(output),
+        decay,
+        bits,
+        [layout.flat_step(part) for part in initial],
+        [layout.flat_step(part) for part in final],
+    )
+    return [output, *final]
+
+
+def backward(
+    engine: Engine,
+    spec: LIFSpec,
+    variant: Variant,
+    layout: Layout,
+    kept: Tensor,
+    decay: Tensor | None,
+    initial: list[Tensor],
+    given: Tensor,
+    final: list[Tensor],
+    starts: int,
+) -> list[Tensor | None]:
+    """Return the gradients of the input, the decay and the ``starts`` parts of the initial state."""
+    grad_x = layout.empty(given)
+    grad_initial = [layout.empty_step(grad_x) for _ in range(starts)]
+    grad_decay = engine.backward(
+        spec,
+        variant,
+        kept,
+        layout.whole(given),
+        layout.flat(grad_x),
+        decay,
+        [layout.flat_step(part) for part in initial],
+        [layout.flat_step(part) for part in final],
+        [layout.flat_step(part) for part in grad_initial],
+    )
+    return [grad_x, None if grad_decay is None or decay is None else grad_decay.to(decay), *grad_initial]
 
 
 def _differentiable_backward(
@@ -197,13 +237,9 @@ def _differentiable_backward(
     return tuple(next(found) if value is not None and value.requires_grad else None for value in (x, decay, *initial))
 
 
-def _key(spec: LIFSpec, decay: Tensor | None) -> LIFSpec:
-    # a decay that is passed in is a variable of the loops; one that is not, a constant
-    learns = decay is not None
+def key(spec: LIFSpec, *, learns: bool) -> LIFSpec:
+    """Return the spec to generate from: a decay that is passed in is a variable of the loops, another a constant."""
     if spec.learn_decay == learns:
         return spec
-    return (
-        spec.replace(learn_decay=learns)
-        if not learns or 0.0 < spec.decay < 1.0
-        else spec.replace(decay=0.5, learn_decay=True)
-    )
+    decay = spec.decay if not learns or 0.0 < spec.decay < 1.0 else 0.5
+    return spec.replace(decay=decay, learn_decay=learns)
