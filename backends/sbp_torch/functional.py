@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 
 from sbp_core import dynamics
+from sbp_core.codegen.kernels import Keep, bits_per_step
 from sbp_core.inputs import check_floating, check_input, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.surrogates import Surrogate, as_surrogate
 from sbp_core.validation import choice
-from sbp_torch import fused
+from sbp_torch import compiled_op, fused
 
-Implementation = Literal["auto", "fused", "loop"]
+Implementation = Literal["auto", "fused", "packed", "loop"]
+# torch.compile cannot make one
+_PAPER = LIFSpec()
+#: torch.compile unrolls up to as many steps; more are an operator in its graph.
+MOST_UNROLLED = 8
+_HALF = (torch.bfloat16, torch.float16)
 
 
 class _Spike(torch.autograd.Function):
@@ -77,14 +83,20 @@ def lif(
     Nothing is remembered between calls: pass the returned state to go on where this call ended. Detach its parts to cut
     the gradient there.
 
+    In bfloat16 and float16 it computes in float32, potentials and gradients, and rounds what it returns: outputs
+    (spikes are exact), states and gradients have the dtype of ``x``.
+
     Args:
         x: input, ``(time, batch, ...)``, floating.
         spec: the neuron; None is the paper's, ``LIFSpec()``.
         state: where it starts, parts of shape ``(batch, ...)`` and the dtype of ``x``; None for afresh.
         decay: takes the place of ``spec.decay`` and gets a gradient: a scalar, or a tensor that broadcasts to one step.
-        implementation: "loop" runs tensor operations step by step; "fused" runs one compiled loop over all of time and
-            one for its adjoint, with the same results (:mod:`sbp_torch.fused`: CPU, float32 and float64, needs numba);
-            "auto" takes the fused one where it can and the input is large enough to gain by it.
+        implementation: how it is computed; the results are the same. "loop" runs tensor operations step by step.
+            "fused" runs one compiled loop over all of time and one for its adjoint (:mod:`sbp_torch.fused`): on the CPU
+            with numba, on CUDA with Triton. "packed" is that on the CPU, and keeps a few bits of each element for the
+            backward in place of the input: for neurons whose adjoint needs no more (a box surrogate, and no gradient
+            through a hard reset); it has no second derivative. "auto" takes "fused" where it can and the input is large
+            enough to gain by it.
 
     Returns:
         The output, of the shape and dtype of ``x``, and the last state.
@@ -99,45 +111,107 @@ def lif(
         >>> spikes.flatten().tolist(), state.potential.tolist()
         ([0.0, 1.0, 0.0], [0.75])
     """
-    check_input(x.shape, str(x.dtype))
     if spec is None:
-        spec = LIFSpec()
+        spec = _PAPER
     elif not isinstance(spec, LIFSpec):
         raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+    output, final = run(spec, x, state, decay, implementation, wants_state=True)
+    if final is None:
+        raise RuntimeError("the neuron returned no state")
+    return output, final
+
+
+def run(
+    spec: LIFSpec,
+    x: Tensor,
+    state: LIFState | None,
+    decay: Tensor | float | None,
+    implementation: Implementation,
+    *,
+    wants_state: bool,
+) -> tuple[Tensor, LIFState | None]:
+    """Run a neuron as :func:`lif` does; the last state may be None if it is not wanted, which saves writing it."""
+    check_input(x.shape, str(x.dtype))
     if state is not None:
         check_state(spec, state, x.shape[1:], str(x.dtype))
     if isinstance(decay, Tensor):
-        decay = decay.to(x.dtype)
-    if _fuses(implementation, x, decay):
-        start = initial_state(spec, x[0]) if state is None else state
-        return fused.run(spec, x, start, decay, loop=_loop)
+        decay = decay.to(_computed_in(x))
+    engine, keep = _choose(implementation, spec, x, decay)
+    if engine is not None and torch.compiler.is_compiling():
+        return compiled_op.run(spec, x, state, decay, wants_state=wants_state)
+    if engine is not None:
+        return fused.run(spec, x, state, decay, engine, keep=keep, wants_state=wants_state, loop=_loop)
     return _loop(spec, x, state, decay)
 
 
-def implementation_for(x: Tensor, decay: Tensor | float | None = None) -> Implementation:
-    """Return what "auto" takes for an input: "fused" or "loop".
+def implementation_for(
+    x: Tensor,
+    decay: Tensor | float | None = None,
+    *,
+    spec: LIFSpec | None = None,
+    implementation: Implementation = "auto",
+) -> Implementation:
+    """Return how a neuron computes an input: "fused", "packed" or "loop".
+
+    Args:
+        x: the input.
+        decay: a decay that is passed.
+        spec: the neuron; None is ``LIFSpec()``.
+        implementation: what it is asked for.
+
+    Raises:
+        ValueError: one that cannot take this input.
 
     Example:
         >>> implementation_for(torch.zeros(4, 2))
         'loop'
     """
-    return "fused" if _fuses("auto", x, decay) else "loop"
+    engine, keep = _choose(implementation, _PAPER if spec is None else spec, x, decay)
+    if engine is None:
+        return "loop"
+    return "packed" if keep == "bits" else "fused"
 
 
-def _fuses(implementation: Implementation, x: Tensor, decay: Tensor | float | None) -> bool:
-    choice("implementation", implementation, ("auto", "fused", "loop"))
-    if implementation == "loop":
-        return False
-    able = fused.supports(x, decay)
-    if implementation == "fused" and not able:
+def _choose(
+    implementation: Implementation, spec: LIFSpec, x: Tensor, decay: Tensor | float | None
+) -> tuple[fused.Engine | None, Keep]:
+    choice("implementation", implementation, ("auto", "fused", "packed", "loop"))
+    if implementation == "loop" or (implementation == "auto" and not _is_worthwhile(x)):
+        return None, "input"
+    keep: Keep = "bits" if implementation == "packed" else "input"
+    if keep == "bits" and (decay is not None or bits_per_step(spec) is None):
         raise ValueError(
-            "implementation 'fused' needs numba, float32 or float64 on the CPU, no torch.compile or torch.func, and a "
-            f"scalar decay; got {x.dtype} on {x.device}"
+            "implementation 'packed' needs a neuron whose adjoint asks for bits alone: a surrogate that is a "
+            "rectangle, a leaky one or straight through; a reset that is detached, soft or none; a decay "
+            "that is not learnt; "
+            f"got {spec!r}"
         )
-    return able and (implementation == "fused" or x.numel() >= fused.LEAST_ELEMENTS)
+    engine = None if torch.compiler.is_compiling() and keep == "bits" else fused.engine_for(x, decay, keep)
+    if engine is None and implementation != "auto":
+        raise ValueError(
+            f"implementation {implementation!r} needs numba and float32, float64 or bfloat16 on the CPU, or Triton on "
+            f"CUDA (not for 'packed'); no torch.compile or torch.func, and a scalar decay; got {x.dtype} on {x.device}"
+        )
+    return engine, keep
+
+
+def _is_worthwhile(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        # a few steps inductor fuses itself, and with what is around them
+        return len(x) > MOST_UNROLLED
+    return x.numel() >= fused.LEAST_ELEMENTS
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    return torch.float32 if x.dtype in _HALF else x.dtype
 
 
 def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | float | None) -> tuple[Tensor, LIFState]:
+    if x.dtype in _HALF:
+        # 8 or 11 bits are too few to add up a potential in
+        wide = None if state is None else _cast(state, torch.float32)
+        output, final = _loop(spec, x.float(), wide, decay)
+        return output.to(x.dtype), _cast(final, x.dtype)
     # one unbind: its backward is one stack, where indexing x[t] would add a full-size gradient per step
     steps = x.unbind(0)
     state = initial_state(spec, steps[0]) if state is None else state
@@ -147,6 +221,10 @@ def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | floa
         output, state = dynamics.step(spec, state, current, spike=fire, detach=_detach, decay=decay)
         outputs.append(output)
     return torch.stack(outputs), state
+
+
+def _cast(state: LIFState, dtype: torch.dtype) -> LIFState:
+    return LIFState(*(None if part is None else part.to(dtype) for part in state))
 
 
 def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:

@@ -1,114 +1,235 @@
-"""The neuron over all of time in one compiled loop for the forward and one for the adjoint, on the CPU.
+"""The neuron over all of time in one compiled loop for the forward and one for the adjoint.
 
-The loops are generated from the spec (:mod:`sbp_core.codegen`) and compiled by numba when first used. Memory keeps the
-input alone for the backward; the potentials are computed again in cache.
+The loops are generated from the spec (:mod:`sbp_core.codegen`) and compiled when first used: by numba for the CPU
+(:mod:`sbp_torch.loops`), by Triton for CUDA (:mod:`sbp_torch.triton_loops`). Memory keeps the input alone for the
+backward, or a few bits of each element where those are all that the adjoint needs.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import itertools
-import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sbp_core.codegen.kernels import BLOCK_BYTES, generate
+from sbp_core.codegen.kernels import Keep, Variant, bits_per_step
 from sbp_core.specs.neurons import LIFSpec, LIFState
+from sbp_torch import loops, triton_loops
+from sbp_torch.layout import Layout
 
 #: Below this many elements a loop of tensor operations is as quick, and needs no compilation.
 LEAST_ELEMENTS = 1 << 15
-_DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
-Loop = Callable[[LIFSpec, Tensor, LIFState, Tensor | float | None], tuple[Tensor, LIFState]]
+Loop = Callable[[LIFSpec, Tensor, LIFState | None, Tensor | float | None], tuple[Tensor, LIFState]]
+
+
+class Engine(Protocol):
+    """What runs the generated loops on one kind of device; every tensor is flat, and what is written is passed in."""
+
+    def supports(self, x: Tensor, keep: Keep) -> bool:
+        """Say whether it can take this input here."""
+
+    def forward(
+        self,
+        spec: LIFSpec,
+        variant: Variant,
+        x: Tensor,
+        output: Tensor,
+        decay: Tensor | None,
+        bits: Tensor | None,
+        initial: list[Tensor],
+        final: list[Tensor],
+    ) -> None:
+        """Write the output, the last state and the bits to keep."""
+
+    def backward(
+        self,
+        spec: LIFSpec,
+        variant: Variant,
+        kept: Tensor,
+        given: Tensor,
+        grad_x: Tensor,
+        decay: Tensor | None,
+        initial: list[Tensor],
+        final: list[Tensor],
+        grad_initial: list[Tensor],
+    ) -> Tensor | None:
+        """Write the gradients of the input and the initial state; return the decay's."""
+
+
+ENGINES: tuple[Engine, ...] = (loops, triton_loops)
 
 
 def available() -> bool:
-    """Say whether the compiler of loops, numba, is installed."""
-    return importlib.util.find_spec("numba") is not None
+    """Say whether a compiler of loops is installed: numba, or Triton with CUDA."""
+    return loops.available() or triton_loops.available()
 
 
-def supports(x: Tensor, decay: Tensor | float | None) -> bool:
-    """Say whether the loops can take this input: float32 or float64 on the CPU, not in torch.compile or torch.func."""
-    return (
-        x.device.type == "cpu"
-        and x.dtype in _DTYPES
-        and not torch.compiler.is_compiling()
-        and torch._C._functorch.maybe_current_level() is None
-        and (not isinstance(decay, Tensor) or decay.ndim == 0)
-        and available()
-    )
+def engine_for(x: Tensor, decay: Tensor | float | None, keep: Keep = "input") -> Engine | None:
+    """Return what can run the loops on this input, or None: nothing can in torch.func, or in forward mode."""
+    if _in_transform() or (isinstance(decay, Tensor) and decay.ndim != 0):
+        return None
+    return engine_of(x, keep)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _in_transform() -> bool:
+    # torch.compile traces again when either changes
+    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
+
+
+def engine_of(x: Tensor, keep: Keep = "input") -> Engine | None:
+    """Return what can run the loops on a tensor of this kind, or None."""
+    return next((engine for engine in ENGINES if engine.supports(x, keep)), None)
 
 
 def run(
-    spec: LIFSpec, x: Tensor, state: LIFState, decay: Tensor | float | None, *, loop: Loop
-) -> tuple[Tensor, LIFState]:
+    spec: LIFSpec,
+    x: Tensor,
+    state: LIFState | None,
+    decay: Tensor | float | None,
+    engine: Engine,
+    *,
+    keep: Keep,
+    wants_state: bool,
+    loop: Loop,
+) -> tuple[Tensor, LIFState | None]:
     """Run a neuron over ``x``, ``(time, batch, ...)``.
 
     Args:
         spec: the neuron.
-        x: its input, as :func:`supports` asks.
-        state: where it starts, parts in the shape and dtype of one step.
+        x: its input.
+        state: where it starts, parts in the shape and dtype of one step; None for afresh.
         decay: takes the place of ``spec.decay``; a scalar.
+        engine: what :func:`engine_for` gave.
+        keep: what is kept for the backward.
+        wants_state: return the last state too.
         loop: the same neuron in tensor operations, for a gradient of the gradient.
     """
     if decay is not None and not isinstance(decay, Tensor):
-        decay = torch.tensor(decay, dtype=x.dtype)
-    results = _Fused.apply(spec, loop, x, decay, *(part for part in state if part is not None))  # type: ignore[no-untyped-call]
-    return results[0], _as_state(spec, results[1:])
+        decay = torch.tensor(decay, dtype=torch.promote_types(x.dtype, torch.float32))
+    initial = () if state is None else tuple(part for part in state if part is not None)
+    variant = Variant(fresh=state is None, final=wants_state, keep=keep)
+    plan = _Plan(spec, key(spec, learns=decay is not None), variant, engine, loop)
+    results = _Fused.apply(plan, x, decay, *initial)  # type: ignore[no-untyped-call]
+    return results[0], plan.state(results[1:]) if wants_state else None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    spec: LIFSpec
+    key: LIFSpec
+    variant: Variant
+    engine: Engine
+    loop: Loop
+
+    def state(self, parts: tuple[Tensor, ...]) -> LIFState:
+        return LIFState(**dict(zip(self.spec.state_parts, parts, strict=True)))
+
+    def bits(self, x: Tensor) -> Tensor | None:
+        if self.variant.keep == "input":
+            return None
+        per_byte = 8 // (bits_per_step(self.key) or 8)
+        return torch.zeros(-(-len(x) // per_byte), x[0].numel(), dtype=torch.uint8, device=x.device)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, spec: LIFSpec, loop: Loop, x: Tensor, decay: Tensor | None, *initial: Tensor
-    ) -> tuple[Tensor, ...]:
-        ctx.spec, ctx.loop = spec, loop
-        ctx.save_for_backward(x, decay, *initial)
+    def forward(ctx: Any, plan: _Plan, x: Tensor, decay: Tensor | None, *initial: Tensor) -> tuple[Tensor, ...]:
+        layout, bits = Layout(x), plan.bits(x)
+        ctx.plan, ctx.layout, ctx.shape, ctx.starts = plan, layout, x.shape, len(initial)
+        if bits is None:
+            ctx.save_for_backward(x, decay, *initial)
+        else:
+            ctx.save_for_backward(bits, decay)
         ctx.set_materialize_grads(False)
-        layout = _Layout(x)
-        output, final = layout.empty(x), [layout.empty_step(part) for part in initial]
-        kernel = _compile(_key(spec, decay), str(x.dtype))[0]
-        _in_threads(
-            kernel,
-            layout.neurons,
-            (layout.flat(x), layout.flat(output), _scalar(decay, x), _block(x)),
-            (*map(layout.flat_step, initial), *map(layout.flat_step, final)),
-        )
-        return (output, *final)
+        return tuple(forward(plan.engine, plan.key, plan.variant, layout, x, decay, bits, list(initial)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, decay, *initial = ctx.saved_tensors
+        kept, decay, *initial = ctx.saved_tensors
+        plan, layout = ctx.plan, ctx.layout
         if torch.is_grad_enabled():
-            return (None, None, *_differentiable_backward(ctx, x, decay, tuple(initial), grads))
-        layout = _Layout(x)
-        given = grads[0] if grads[0] is not None else torch.zeros_like(x)
-        final = [torch.zeros_like(x[0]) if grad is None else grad for grad in grads[1:]]
-        grad_x, grad_initial = layout.empty(x), [layout.empty_step(part) for part in initial]
-        kernel = _compile(_key(ctx.spec, decay), str(x.dtype))[1]
-        parts = _in_threads(
-            kernel,
-            layout.neurons,
-            (layout.flat(x), layout.flat(given), layout.flat(grad_x), _scalar(decay, x), _block(x)),
-            tuple(layout.flat_step(part) for part in (*initial, *final, *grad_initial)),
-        )
-        grad_decay = None if decay is None else torch.tensor(sum(parts), dtype=x.dtype)
-        return (None, None, grad_x, grad_decay, *grad_initial)
+            if plan.variant.keep == "bits":
+                raise RuntimeError(
+                    "implementation 'packed' keeps too little for a gradient of the gradient; use 'fused'"
+                )
+            return (None, *_differentiable_backward(plan, kept, decay, tuple(initial), grads))
+        like = next(grad for grad in grads if grad is not None)
+        given = grads[0] if grads[0] is not None else like.new_zeros(()).expand(ctx.shape)
+        # no cotangent of the last state: a kernel without it
+        some = any(grad is not None for grad in grads[1:])
+        final = [torch.zeros_like(given[0]) if grad is None else grad for grad in grads[1:]] if some else []
+        variant = Variant(fresh=plan.variant.fresh, final=some, keep=plan.variant.keep)
+        flat = kept if variant.keep == "bits" else layout.flat(kept)
+        found = backward(plan.engine, plan.key, variant, layout, flat, decay, initial, given, final, ctx.starts)
+        return (None, *found)
+
+
+def forward(
+    engine: Engine,
+    spec: LIFSpec,
+    variant: Variant,
+    layout: Layout,
+    x: Tensor,
+    decay: Tensor | None,
+    bits: Tensor | None,
+    initial: list[Tensor],
+) -> list[Tensor]:
+    """Return the output and, if the variant has it, the last state's parts."""
+    output = layout.empty(x)
+    final = [layout.empty_step(x) for _ in spec.state_parts] if variant.final else []
+    engine.forward(
+        spec,
+        variant,
+        layout.flat(x),
+        layout.flat(output),
+        decay,
+        bits,
+        [layout.flat_step(part) for part in initial],
+        [layout.flat_step(part) for part in final],
+    )
+    return [output, *final]
+
+
+def backward(
+    engine: Engine,
+    spec: LIFSpec,
+    variant: Variant,
+    layout: Layout,
+    kept: Tensor,
+    decay: Tensor | None,
+    initial: list[Tensor],
+    given: Tensor,
+    final: list[Tensor],
+    starts: int,
+) -> list[Tensor | None]:
+    """Return the gradients of the input, the decay and the ``starts`` parts of the initial state."""
+    grad_x = layout.empty(given)
+    grad_initial = [layout.empty_step(grad_x) for _ in range(starts)]
+    grad_decay = engine.backward(
+        spec,
+        variant,
+        kept,
+        layout.whole(given),
+        layout.flat(grad_x),
+        decay,
+        [layout.flat_step(part) for part in initial],
+        [layout.flat_step(part) for part in final],
+        [layout.flat_step(part) for part in grad_initial],
+    )
+    return [grad_x, None if grad_decay is None or decay is None else grad_decay.to(decay), *grad_initial]
 
 
 def _differentiable_backward(
-    ctx: Any, x: Tensor, decay: Tensor | None, initial: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]
+    plan: _Plan, x: Tensor, decay: Tensor | None, initial: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     # a gradient of the gradient is wanted: tensor operations record it
     inputs = [value for value in (x, decay, *initial) if value is not None]
     wanted = [value for value in inputs if value.requires_grad]
-    output, final = ctx.loop(ctx.spec, x, _as_state(ctx.spec, initial), decay)
-    outputs = (output, *(part for part in final if part is not None))
+    output, final = plan.loop(plan.spec, x, plan.state(initial) if initial else None, decay)
+    outputs = (output, *(part for part in final if part is not None))[: len(grads)]
     given = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
     found = iter(
         torch.autograd.grad([o for o, _ in given], wanted, [g for _, g in given], create_graph=True, allow_unused=True)
@@ -116,95 +237,9 @@ def _differentiable_backward(
     return tuple(next(found) if value is not None and value.requires_grad else None for value in (x, decay, *initial))
 
 
-class _Layout:
-    """How a dense tensor with time outermost lies in memory, so that channels-last input is not copied."""
-
-    def __init__(self, x: Tensor) -> None:
-        strides = x.stride()
-        order = sorted(range(x.ndim), key=lambda axis: (-strides[axis], axis))
-        if order[0] != 0 or not x.permute(order).is_contiguous():
-            order = list(range(x.ndim))
-        self.order = order
-        self.step_order = [axis - 1 for axis in order[1:]]
-        self.neurons = x[0].numel()
-
-    def flat(self, x: Tensor) -> np.ndarray[Any, Any]:
-        """Return ``(time, neurons)``, a view where ``x`` lies as the layout says."""
-        return x.detach().permute(self.order).contiguous().view(len(x), -1).numpy()
-
-    def flat_step(self, part: Tensor) -> np.ndarray[Any, Any]:
-        """Return one step's values, flat, a view where they lie as the layout says."""
-        return part.detach().permute(self.step_order).contiguous().view(-1).numpy()
-
-    def empty(self, x: Tensor) -> Tensor:
-        """Return a new tensor like ``x`` that lies as the layout says."""
-        return _permuted_empty(x, self.order)
-
-    def empty_step(self, part: Tensor) -> Tensor:
-        """Return a new tensor like one step that lies as the layout says."""
-        return _permuted_empty(part, self.step_order)
-
-
-def _permuted_empty(like: Tensor, order: list[int]) -> Tensor:
-    inverse = [order.index(axis) for axis in range(like.ndim)]
-    return torch.empty([like.shape[axis] for axis in order], dtype=like.dtype).permute(inverse)
-
-
-def _as_state(spec: LIFSpec, parts: tuple[Tensor, ...]) -> LIFState:
-    return LIFState(**dict(zip(spec.state_parts, parts, strict=True)))
-
-
-def _key(spec: LIFSpec, decay: Tensor | None) -> LIFSpec:
-    # a decay that is passed in is a variable of the loops; one that is not, a constant
-    learns = decay is not None
+def key(spec: LIFSpec, *, learns: bool) -> LIFSpec:
+    """Return the spec to generate from: a decay that is passed in is a variable of the loops, another a constant."""
     if spec.learn_decay == learns:
         return spec
-    return (
-        spec.replace(learn_decay=learns)
-        if not learns or 0.0 < spec.decay < 1.0
-        else spec.replace(decay=0.5, learn_decay=True)
-    )
-
-
-@functools.cache
-def _compile(spec: LIFSpec, dtype: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    import numba  # heavy, and optional
-
-    source = generate(spec)
-    real = np.float32 if dtype == "torch.float32" else np.float64
-    scope: dict[str, Any] = {"real": real, "empty": np.empty, "exp": np.exp, "tanh": np.tanh}
-    exec(source.forward + source.backward, scope)  # our own generated source
-    compiler = numba.njit(nogil=True, error_model="numpy")
-    return compiler(scope["forward"]), compiler(scope["backward"])
-
-
-def _scalar(decay: Tensor | None, x: Tensor) -> Any:
-    real = _DTYPES[x.dtype]
-    return real(0.0) if decay is None else real(decay.item())
-
-
-def _block(x: Tensor) -> int:
-    return max(16, BLOCK_BYTES // (x.element_size() * (len(x) + 1)))
-
-
-def _in_threads(
-    kernel: Callable[..., float | None], neurons: int, front: tuple[Any, ...], back: tuple[Any, ...]
-) -> list[Any]:
-    """Run ``kernel(*front, start, stop, *back)`` on equal parts of the neurons, as many as torch has threads."""
-    count = max(1, min(torch.get_num_threads(), neurons))
-    bounds = [neurons * index // count for index in range(count + 1)]
-    parts = list(itertools.pairwise(bounds))
-    if count == 1:
-        return [kernel(*front, *parts[0], *back)]
-    futures: list[Future[Any]] = [_pool(count - 1).submit(kernel, *front, *part, *back) for part in parts[1:]]
-    first = kernel(*front, *parts[0], *back)
-    return [first, *(future.result() for future in futures)]
-
-
-@functools.cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, thread_name_prefix="sbp-fused")
-
-
-# threads do not survive a fork: a child starts its own
-os.register_at_fork(after_in_child=_pool.cache_clear)
+    decay = spec.decay if not learns or 0.0 < spec.decay < 1.0 else 0.5
+    return spec.replace(decay=decay, learn_decay=learns)

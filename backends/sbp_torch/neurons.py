@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_torch.functional import Implementation, lif
+from sbp_torch.functional import Implementation, run
 
 
 class LIF(nn.Module):
@@ -67,8 +67,9 @@ class LIF(nn.Module):
             TypeError: integers, or a state of another dtype.
         """
         decay = None if self.decay_logit is None else torch.sigmoid(self.decay_logit)
-        output, final = lif(x, self.spec, state, decay=decay, implementation=self.implementation)
-        return (output, final) if return_state or state is not None else output
+        wants_state = return_state or state is not None
+        output, final = run(self.spec, x, state, decay, self.implementation, wants_state=wants_state)
+        return (output, final) if wants_state and final is not None else output
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""

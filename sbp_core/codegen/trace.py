@@ -6,7 +6,7 @@ is the formula itself. :func:`pullback` differentiates it in reverse mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Union
 
 from sbp_core.specs.surrogates import Surrogate
@@ -128,12 +128,12 @@ def detach(x: Operand) -> Operand:
     return Node("detach", x)
 
 
-def in_order(outputs: Sequence[Operand]) -> list[Node]:
-    """Return every node that ``outputs`` need, operands before what uses them."""
+def in_order(outputs: Sequence[Operand], known: Container[Node] = ()) -> list[Node]:
+    """Return every node that ``outputs`` need besides those ``known``, operands before what uses them."""
     found: dict[Node, None] = {}
 
     def visit(value: Operand) -> None:
-        if isinstance(value, Node) and value not in found:
+        if isinstance(value, Node) and value not in found and value not in known:
             for operand in value.operands:
                 visit(operand)
             found[value] = None

@@ -6,7 +6,7 @@ import torch
 from sbp_core import LIFSpec, LIFState
 from sbp_core.codegen.kernels import generate
 from sbp_core.specs.surrogates import FAMILIES
-from sbp_torch import LIF, fused, lif
+from sbp_torch import LIF, fused, lif, loops
 from sbp_torch.functional import implementation_for
 
 SEED = 20261123
@@ -106,25 +106,79 @@ def test_auto_takes_the_fused_loops_for_large_cpu_input_alone():
     large, small = torch.zeros(4, fused.LEAST_ELEMENTS), torch.zeros(4, 8)
     assert implementation_for(large) == "fused"
     assert implementation_for(small) == "loop"
-    assert implementation_for(large.bfloat16()) == "loop"
+    assert implementation_for(large.bfloat16()) == "fused"
+    assert implementation_for(large.half()) == "loop"
     assert implementation_for(large, torch.zeros(fused.LEAST_ELEMENTS)) == "loop"
     seen = []
     torch.func.vmap(lambda value: seen.append(implementation_for(value)) or value)(large[:, None])
     assert seen == ["loop"]
 
 
+def test_without_a_compiler_auto_takes_tensor_operations(monkeypatch):
+    monkeypatch.setattr(fused, "ENGINES", ())
+    large = torch.zeros(4, fused.LEAST_ELEMENTS)
+    assert implementation_for(large) == "loop"
+    assert LIF()(large).shape == large.shape
+
+
+def test_what_is_asked_for_can_be_seen():
+    x = torch.zeros(2, 3)
+    assert implementation_for(x, implementation="fused") == "fused"
+    assert implementation_for(x, spec=LIFSpec(detach_reset=True), implementation="packed") == "packed"
+    assert implementation_for(x, implementation="loop") == "loop"
+
+
 def test_an_implementation_that_cannot_be_had_is_refused():
-    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'fused', 'loop'; got 'fast'"):
+    with pytest.raises(ValueError, match="implementation must be one of 'auto', 'fused', 'packed', 'loop'; got 'fast'"):
         lif(torch.zeros(2, 3), implementation="fast")
     with pytest.raises(ValueError, match=r"'fused' needs numba.*got torch\.float16 on cpu"):
         LIF(implementation="fused")(torch.zeros(2, 3, dtype=torch.float16))
 
 
-def test_the_backward_keeps_the_input_and_one_step_whatever_t():
+@pytest.mark.parametrize("family", ["rectangle", "leaky_rectangle"])
+@pytest.mark.parametrize("steps", [2, 64])
+def test_the_backward_keeps_the_input_alone_whatever_t(family, steps):
+    kept = []
+    x = torch.zeros(steps, 8, 16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
+        lif(x, NEURONS[family].replace(learn_decay=False), implementation="fused")
+    assert [value is x or value.data_ptr() == x.data_ptr() for value in kept] == [True]
+
+
+def test_a_step_expanded_over_time_is_kept_once_and_gets_the_whole_gradient():
+    torch.manual_seed(SEED)
+    image = torch.randn(3, 5, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda value: kept.append(value) or value, lambda value: value):
-        lif(torch.zeros(64, 8, 16, requires_grad=True), implementation="fused")
-    assert sum(value.numel() for value in kept) <= 64 * 8 * 16 + 8 * 16
+        output, _ = lif(image.expand(6, -1, -1, -1, -1), implementation="fused")
+    assert [value.untyped_storage().nbytes() for value in kept] == [image.numel() * 4]
+    cotangent = torch.randn(output.shape)
+    looped, _ = lif(image.expand(6, -1, -1, -1, -1), implementation="loop")
+    assert torch.equal(output, looped)
+    (got,), (want,) = (torch.autograd.grad(value, image, cotangent) for value in (output, looped))
+    torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-6)
+
+
+def test_many_steps_and_blocks_with_a_remainder_give_the_values_of_tensor_operations():
+    torch.manual_seed(SEED)
+    x = torch.randn(70, 3, 1103).requires_grad_()
+    outputs, gradients = results(LIFSpec.current_based(decay=0.9), x, None, None, "fused")
+    looped, expected = results(LIFSpec.current_based(decay=0.9), x, None, None, "loop")
+    for got, want in zip(outputs, looped, strict=True):
+        assert torch.equal(got, want)
+    torch.testing.assert_close(gradients[0], expected[0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vectorised_exp_and_tanh_are_right_to_rounding(dtype):
+    scope = loops._scope(str(dtype).removeprefix("torch."))
+    x = torch.cat([torch.linspace(-87, 20, 4001, dtype=dtype), torch.linspace(-1, 1, 4001, dtype=dtype)])
+    exp = torch.tensor([float(scope["exp"](value)) for value in x.numpy()], dtype=torch.float64)
+    tanh = torch.tensor([float(scope["tanh"](value)) for value in x.numpy()], dtype=torch.float64)
+    ulp = torch.finfo(dtype).eps
+    assert (exp / x.double().exp() - 1).abs().max() <= 2 * ulp
+    assert (tanh - x.double().tanh()).abs().max() <= 2 * ulp
+    assert float(scope["exp"](x.numpy().dtype.type("nan"))) != float(scope["exp"](x.numpy().dtype.type("nan")))
 
 
 def test_generated_source_uses_the_decay_only_if_it_is_learnt():

@@ -1,0 +1,70 @@
+"""Draws docs/images/*.png from benchmarks/results/*.json."""
+
+import json
+import statistics
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES = Path(__file__).parent.parent / "docs" / "images"
+STYLES = {
+    "three copies": ("black", "--", ""),
+    "sbp": ("tab:blue", "-", "o"),
+    "SpikingJelly": ("tab:orange", "-", "s"),
+    "snnTorch": ("tab:green", "-", "^"),
+    "Norse": ("tab:red", "-", "v"),
+}
+
+
+def growth(result, path):
+    """Draw time against steps, batch and neurons."""
+    kinds = list(dict.fromkeys(case["growing"] for case in result["cases"]))
+    figure, axes = plt.subplots(1, len(kinds), figsize=(4.2 * len(kinds), 3.8), sharey=True, layout="constrained")
+    for axis, kind in zip(axes, kinds, strict=True):
+        cases = [case for case in result["cases"] if case["growing"] == kind]
+        values = [case["value"] for case in cases]
+        for name in cases[0]["seconds"]:
+            colour, line, marker = STYLES[name]
+            times = [1e3 * statistics.median(case["seconds"][name]) for case in cases]
+            axis.loglog(values, times, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
+        others = ", ".join(f"{value} {name}" for name, value in result["fixed"].items() if name != kind)
+        axis.set_xlabel(f"{kind} ({others})")
+        axis.set_xticks(values, [str(value) for value in values], minor=False, rotation=45)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("forward + backward (ms, median)")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"A LIF layer on a CPU, float32, {result['machine']['threads']} threads")
+    figure.savefig(path, dpi=130)
+
+
+def family(result, path):
+    """Draw every neuron as a multiple of three copies."""
+    base = result["seconds"].pop("three copies")
+    names = list(result["seconds"])
+    ratios = [
+        statistics.median(a / b for a, b in zip(values, base, strict=True)) for values in result["seconds"].values()
+    ]
+    figure, axis = plt.subplots(figsize=(7, 0.26 * len(names) + 1.2), layout="constrained")
+    axis.barh(names[::-1], ratios[::-1], color="tab:blue")
+    axis.axvline(1.0, color="black", linestyle="--", linewidth=1)
+    axis.set_xlabel("forward + backward (multiple of three copies of its tensor, median)")
+    axis.set_title(f"Every neuron and surrogate on a CPU, float32, {tuple(result['shape'])}", fontsize=10)
+    figure.savefig(path, dpi=130)
+
+
+def main():
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    for name, draw in (("scaling_cpu", growth), ("neuron_family", family)):
+        source = RESULTS / f"{name}.json"
+        if source.exists():
+            draw(json.loads(source.read_text()), IMAGES / f"{name}.png")
+            print(IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
