@@ -203,8 +203,96 @@ def make_backend() -> TorchBackend:
     return TorchBackend()
 
 
-from sbp_torch.coefficient import CoefficientScheduler
-from sbp_torch.functional import Implementation, lif, spike
+def make_fused_backend() -> FusedTorchBackend:
+    """Return the backend that runs every neuron by the fused loops: each spec is compiled, which takes a while."""
+    return FusedTorchBackend()
+
+
+def _model(network: ShortcutNetwork, weights: Mapping[str, Array], dtype: str) -> Shortcut:
+    net = ResNet(network.spec)
+    model = Shortcut(net, network.taps, network.spec.num_classes, combine=network.loss.combine)
+    model.to(getattr(torch, dtype))
+    import_weights(model, weights)
+    return model
+
+
+def _forward(
+    model: Shortcut, network: ShortcutNetwork
+) -> Callable[[Tensor, Tensor], tuple[Tensor, tuple[Tensor, ...]]]:
+    criterion = ShortcutLoss(network.loss)
+
+    def forward(images: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        given = model(images)
+        output = ShortcutOutput(given, ()) if isinstance(given, Tensor) else given
+        return criterion(output, labels, model.coefficient), (output.main, *output.branches)
+
+    return forward
+
+
+def _statistics(model: Shortcut) -> dict[str, Array]:
+    return {name: array for name, array in export_weights(model).items() if ".running_" in name}
+
+
+def _block_outputs(model: Shortcut, images: Tensor) -> dict[str, Tensor]:
+    net, found = model.main, dict[str, Tensor]()
+    hooks = [
+        net.get_submodule(name).register_forward_hook(lambda _, inputs, output, name=name: found.update({name: output}))
+        for name in net.spec.tap_channels  # type: ignore[union-attr]
+    ]
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _gradient_of(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _mapped_spike(x: Tensor, surrogate: Surrogate, cotangent: Tensor, *, inclusive: bool) -> SpikeResult:
+    def one(x: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        spikes, pull = _VJP(lambda x: spike(x, surrogate, inclusive=inclusive), x)
+        return spikes, pull(cotangent)[0]
+
+    spikes, gradient = torch.func.vmap(one)(x, cotangent)
+    return SpikeResult(_array(spikes), _array(gradient), _name(spikes))
+
+
+def _mapped_neuron(
+    run: Callable[..., tuple[Tensor, LIFState]],
+    x: Tensor,
+    state: LIFState | None,
+    logit: Tensor | None,
+    cotangents: tuple[Tensor, LIFState],
+) -> NeuronResult:
+    """Differentiate sample by sample; each is a batch of one. The decay is shared: its gradients add up."""
+    output_cotangent, state_cotangent = cotangents
+    names = [name for name, part in state_cotangent._asdict().items() if part is not None]
+    parts = {} if state is None else {name: getattr(state, name).detach() for name in names}
+    shared = {} if logit is None else {"logit": logit.detach()}
+
+    def one(x: Tensor, output_cotangent: Tensor, weights: list[Tensor], parts: dict[str, Tensor]) -> Any:
+        def forward(x: Tensor, parts: dict[str, Tensor], shared: dict[str, Tensor]) -> Any:
+            output, final = run(x, LIFState(**parts) if parts else None, shared.get("logit"))
+            return output, [getattr(final, name) for name in names]
+
+        (output, final), pull = _VJP(forward, x, parts, shared)
+        return output, final, pull((output_cotangent, weights))
+
+    # a batch of one each: the mapped axis comes before it
+    over_batch = [tensor.unsqueeze(2).movedim(1, 0) for tensor in (x, output_cotangent)]
+    mapped: Callable[..., Any] = torch.func.vmap(one)
+    weights = [getattr(state_cotangent, name).unsqueeze(1) for name in names]
+    starts = {name: part.unsqueeze(1) for name, part in parts.items()}
+    output, final, (grad_x, grad_parts, grad_shared) = mapped(*over_batch, weights, starts)
+    return NeuronResult(
+        _array(output.movedim(0, 1).squeeze(2)),
+        LIFState(**dict(zip(names, (_array(part.squeeze(1)) for part in final), strict=True))),
+        _array(grad_x.movedim(0, 1).squeeze(2)),
+        LIFState(**({"potential": None} | {name: _array(part.squeeze(1)) for name, part in grad_parts.items()})),
+        None if logit is None else float(grad_shared["logit"].sum()),
+        _name(output),
+    )
 
 
 def _run(function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
