@@ -34,6 +34,10 @@ _PAGE = """<!doctype html>
 """
 
 
+#: More failures than this are folded away: what is below them would be out of sight.
+_OPEN = 12
+
+
 def render(report: Report) -> str:
     """Return the page."""
     sections = [
@@ -126,7 +130,9 @@ def _wrong(report: Report) -> str:
         if bad:
             many = f"{len(bad)} check{'s' if len(bad) > 1 else ''}"
             checks = "\n".join(_failure(run, outcome) for outcome in bad)
-            parts.append(f"<details open><summary><b>{escape(run.backend)}</b>: {many}</summary>\n{checks}\n</details>")
+            mark = " open" if len(bad) <= _OPEN else ""
+            head = f"<summary><b>{escape(run.backend)}</b>: {many}</summary>"
+            parts.append(f"<details{mark}>{head}\n{checks}\n</details>")
     if report.stale:
         entries = "".join(f"<li><code>{escape(name)}</code></li>" for name in report.stale)
         parts.append(f"<p class='bad'>Expected failures that match no check:</p><ul>{entries}</ul>")

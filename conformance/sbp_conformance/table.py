@@ -170,6 +170,6 @@ def summary(report: Report) -> str:
             *([f"{skipped} not offered"] if skipped else []),
             *([f"failed: {', '.join(broken)}"] if broken else []),
             *([f"not installed: {', '.join(absent)}"] if absent else []),
-            *([f"{len(report.stale)} expected failures match no check"] if report.stale else []),
+            *([f"expected failures that match no check: {len(report.stale)}"] if report.stale else []),
         ]
     )
