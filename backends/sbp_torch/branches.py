@@ -74,7 +74,7 @@ class ConvolutionalBranch(nn.Sequential):
         )
 
 
-BRANCHES: dict[str, Callable[[int, int], nn.Module]] = {"linear": LinearBranch, "convolution": ConvolutionalBranch}
+BRANCHES: dict[str, Callable[[int, int], nn.Module]] = {"linear": LinearBranch, "convolutional": ConvolutionalBranch}
 
 
 def check_branch(tap: str, branch: Any) -> None:

@@ -53,7 +53,7 @@ class Shortcut(nn.Module):
             is run once, in evaluation and without gradient, through a copy that shares the parameters. Without it they
             come from ``net.spec.tap_channels`` if the network has that, else from the first training batch, as in
             ``nn.LazyLinear``; then run one batch before compiling or distributing.
-        branch: of each tap: "linear", the paper's; "convolution", a :class:`ConvolutionalBranch`; or a function of
+        branch: of each tap: "linear", the paper's; "convolutional", a :class:`ConvolutionalBranch`; or a function of
             (channels, num_classes) that returns a module from ``(items, channels, *space)`` to ``(items,
             num_classes)``, time and batch merged into the items.
         channels: of each tap: "first", before the axes of space, or "last", after them, as in ``(batch, tokens,

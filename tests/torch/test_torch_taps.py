@@ -213,14 +213,14 @@ def test_the_time_axis_is_taken_from_what_the_network_states(owner):
 
 
 def test_a_convolutional_branch_is_a_convolution_norm_relu_pool_and_linear_layer():
-    model = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolution", sample=X)
+    model = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=X)
     branch = model.branches["block"]
     y = nn.functional.conv2d((2 * X).flatten(0, 1), branch[0].weight, padding=1)
     y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
     expected = (y.clamp(min=0).mean((2, 3)) @ branch[3].weight.T + branch[3].bias).reshape(2, 3, 5).mean(0)
     torch.testing.assert_close(model(X) - model.main(X), expected, rtol=1e-4, atol=1e-5)
     assert any(name == "branches.block.1.running_mean" for name in sbp_torch.export_weights(model))
-    twin = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolution", sample=X)
+    twin = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=X)
     sbp_torch.import_weights(twin, sbp_torch.export_weights(model))
     assert torch.equal(twin(X), model(X))
 
@@ -405,7 +405,7 @@ def test_a_copy_of_a_model_with_selections_selects_for_itself():
             TypeError,
             "branch of tap 'block' must return a torch.nn.Module, it returned a int",
         ),
-        ({"branch": "convolution", "sample": None}, ValueError, "needs the number of channels: pass sample"),
+        ({"branch": "convolutional", "sample": None}, ValueError, "needs the number of channels: pass sample"),
         (
             {"branch": lambda c, n: nn.Sequential(LinearBranch(c, n + 1))},
             ValueError,
