@@ -397,7 +397,7 @@ def test_a_copy_of_a_model_with_selections_selects_for_itself():
         ({"output": len}, TypeError, "output must be an index, a key or None"),
         ({"output": True}, TypeError, "output must be an index, a key or None, got True"),
         ({"channels": "middle"}, ValueError, "channels must be one of 'first', 'last'; got 'middle'"),
-        ({"branch": "liner"}, ValueError, "branch must be one of 'linear', 'convolution'; got 'liner'"),
+        ({"branch": "liner"}, ValueError, "branch must be one of 'linear', 'convolutional'; got 'liner'"),
         ({"branch": nn.Linear(4, 5)}, TypeError, "branch of tap 'block' must be a name or a function.*got a Linear"),
         ({"branch": {"other": "linear"}}, ValueError, "branch must be given for taps, 'block'; got 'other'"),
         (
