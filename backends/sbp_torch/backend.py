@@ -122,7 +122,7 @@ class TorchBackend:
 
         value = _run(run, mode)(logits, torch.tensor(labels), _tensor(np.asarray(coefficient), dtype))
         gradients = [_array(gradient) for gradient in _gradients([value], logits, [torch.ones_like(value)])]
-        return LossResult(float(value), gradients[0], tuple(gradients[1:]), _name(value))
+        return LossResult(value.item(), gradients[0], tuple(gradients[1:]), _name(value))
 
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:
         """Return the coefficient at ``step``."""

@@ -10,7 +10,7 @@ from sbp_core.specs.base import Spec
 from sbp_core.specs.neurons import LIFSpec
 from sbp_core.specs.surrogates import Rectangle
 
-#: Chosen by measurement: see docs/networks.md.
+#: Chosen by measurement: see docs/demo.md.
 NETWORK_NEURON = LIFSpec(surrogate=Rectangle(width=2.0))
 
 
