@@ -131,7 +131,7 @@ class StuckStatistics(ReferenceBackend):
 
 @pytest.mark.parametrize("backend", [LateCoefficient(), Dampened(), StuckStatistics()], ids=lambda b: type(b).__name__)
 def test_a_fault_in_training_is_caught(backend):
-    problems = run(backend, "training-logits").problems
+    problems = run(backend, "training-losses").problems
     assert any("at the end: off by" in problem for problem in problems)
 
 

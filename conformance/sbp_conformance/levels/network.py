@@ -269,7 +269,11 @@ def network_cases() -> tuple[Case, ...]:
         "current-detached-reset-next": ShortcutNetwork(current, ("layer1", "layer2"), LossSpec(combine="logits")),
     }
     # compilers and eager JAX take seconds for each network: not every one runs in both dtypes
-    dtypes = {"learnt-decay-soft-reset": ("float64",), "current-detached-reset-next": ("float32",)}
+    dtypes = {
+        "imagenet-stem": ("float64",),
+        "learnt-decay-soft-reset": ("float64",),
+        "current-detached-reset-next": ("float32",),
+    }
     compiled = {"learnt-decay-soft-reset": ("float64",)}
     return tuple(
         NetworkCase(
@@ -289,7 +293,7 @@ def training_cases() -> tuple[Case, ...]:
     plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
     learnt = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), learn_decay=True))
     networks = {
-        "logits": (ShortcutNetwork(plain, ("layer1",), LossSpec(combine="logits")), FULL, ("float32",)),
+        "logits": (ShortcutNetwork(plain, ("layer1",), LossSpec(combine="logits")), ("float32",), ("float32",)),
         "losses": (ShortcutNetwork(learnt, ("stem", "layer1"), LossSpec()), ("float64",), ()),
     }
     return tuple(
