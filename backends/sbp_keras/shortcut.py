@@ -68,6 +68,7 @@ class ShortcutModel(keras.Model):
         TypeError: a net that cannot be tapped (the message says what to do), or an argument of another type.
 
     Example:
+        >>> from sbp_keras import Readout
         >>> inputs = keras.Input((4, 8))
         >>> hidden = keras.layers.Dense(3, name="hidden")(inputs)
         >>> net = keras.Model(inputs, Readout(2)(hidden))

@@ -9,15 +9,11 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-FILES = [
-    "test_keras_neurons.py",
-    "test_keras_networks.py",
-    "test_keras_shortcut.py",
-    "test_keras_matrix.py",
-    "test_keras_training.py",
-    "test_keras_distribution.py",
-    "test_keras_contract.py",
-]
+FILES = {
+    "layers": ["neurons", "networks", "contract"],
+    "shortcuts": ["shortcut", "matrix"],
+    "training": ["training", "distribution"],
+}
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "SBP_TEST_DEVICES": "2"}
 BACKENDS = ["tensorflow", "jax", "torch"]
 # Keras's default; a process keeps the backend that it started with
@@ -42,11 +38,13 @@ def run(backend, *arguments, **settings):
     return result.stdout
 
 
+@pytest.mark.parametrize("part", FILES)
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != CURRENT])
-def test_the_front_end_passes_its_tests_on(backend):
+def test_the_front_end_passes_its_tests_on(backend, part):
     # on JAX nearly all of the time goes into compiling, so it may compile carelessly
+    files = [f"test_keras_{name}.py" for name in FILES[part]]
     settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (TWO_DEVICES if backend == "jax" else {})
-    output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *FILES, **settings)
+    output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *files, **settings)
     assert " passed" in output
 
 

@@ -318,6 +318,18 @@ def test_what_is_saved_for_inference_holds_nothing_of_the_shortcut(tmp_path):
     assert "shortcut" not in text.lower()
 
 
+def test_half_branches_leave_the_inputs_of_a_float32_net_alone():
+    x = data()[0]
+    # without spikes, which would hide a rounded input
+    net = around(keras.layers.Dense(5, name=TAPS[0]))
+    model = shortcut([TAPS[0]], net, dtype="mixed_bfloat16")
+    assert {branch.compute_dtype for branch in model.branches} == {"bfloat16"}
+    np.testing.assert_array_equal(numpy(model(x)), numpy(net(x)))
+    # unless told otherwise, model and branches go along with what they tap
+    half = shortcut([TAPS[0]], around(sbp_keras.LIF(name=TAPS[0], dtype="mixed_float16")))
+    assert half.dtype_policy.name == half.branches[0].dtype_policy.name == "mixed_float16"
+
+
 class Subclassed(keras.Model):
     def call(self, inputs):
         return inputs
