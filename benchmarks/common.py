@@ -102,4 +102,4 @@ def table(headings, rows):
     """Print a table."""
     print("| " + " | ".join(headings) + " |\n|" + "---|" * len(headings))
     for row in rows:
-        print("| " + " | ".join(row) + " |")
+        print("| " + " | ".join(row) + " |", flush=True)

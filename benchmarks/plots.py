@@ -29,16 +29,25 @@ def growth(result, path):
         values = [case["value"] for case in cases]
         for name in cases[0]["seconds"]:
             colour, line, marker = STYLES[name]
-            times = [1e3 * statistics.median(case["seconds"][name]) for case in cases]
-            axis.loglog(values, times, color=colour, linestyle=line, marker=marker, markersize=4, label=name)
-        others = ", ".join(f"{value} {name}" for name, value in result["fixed"].items() if name != kind)
+            there = [case for case in cases if name in case["seconds"]]
+            times = [1e3 * statistics.median(case["seconds"][name]) for case in there]
+            axis.loglog(
+                [case["value"] for case in there],
+                times,
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                markersize=4,
+                label=name,
+            )
+        others = ", ".join(f"{name} {value}" for name, value in result["fixed"].items() if name != kind)
         axis.set_xlabel(f"{kind} ({others})")
         axis.set_xticks(values, [str(value) for value in values], minor=False, rotation=45)
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("forward + backward (ms, median)")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"A LIF layer on a CPU, float32, {result['machine']['threads']} threads")
+    figure.suptitle(f"A LIF layer on a CPU, float32, threads: {result['machine']['threads']}")
     figure.savefig(path, dpi=130)
 
 

@@ -15,7 +15,7 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.coefficient import CoefficientScheduler
-from sbp_torch.functional import initial_state, lif, spike
+from sbp_torch.functional import implementation_for, initial_state, lif, spike
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import ResNet, resnet18, resnet34
 from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
@@ -36,6 +36,7 @@ __all__ = [
     "ShortcutLoss",
     "ShortcutOutput",
     "export_weights",
+    "implementation_for",
     "import_weights",
     "initial_state",
     "lif",

@@ -20,7 +20,7 @@ from sbp_torch import compiled_op, fused
 Implementation = Literal["auto", "fused", "packed", "loop"]
 # torch.compile cannot make one
 _PAPER = LIFSpec()
-#: torch.compile unrolls up to as many steps; more are an operator in its graph.
+#: torch.compile unrolls up to as many steps, on CUDA or of small input; else they are one operator in its graph.
 MOST_UNROLLED = 8
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -196,10 +196,11 @@ def _choose(
 
 
 def _is_worthwhile(x: Tensor) -> bool:
+    large = x.numel() >= fused.LEAST_ELEMENTS
     if torch.compiler.is_compiling():
-        # a few steps inductor fuses itself, and with what is around them
-        return len(x) > MOST_UNROLLED
-    return x.numel() >= fused.LEAST_ELEMENTS
+        # measured: on the CPU the loops beat what inductor makes of a few steps, even fused with batch norm
+        return len(x) > MOST_UNROLLED or (large and x.device.type == "cpu")
+    return large
 
 
 def _computed_in(x: Tensor) -> torch.dtype:

@@ -36,6 +36,13 @@ def test_many_steps_are_one_operator_and_few_are_unrolled():
     assert not any("sbp" in name for name in seen[1])
 
 
+def test_large_input_on_the_cpu_is_one_operator_at_any_number_of_steps():
+    compiled, seen = graphs_of(LIF())
+    x = torch.randn(2, fused.LEAST_ELEMENTS)
+    assert torch.equal(compiled(x), LIF(implementation="loop")(x))
+    assert sum("sbp" in name for name in seen[0]) == 1
+
+
 def test_the_operator_gives_the_results_of_tensor_operations():
     torch.manual_seed(SEED)
     neuron = PLIF(synaptic_decay=0.4, surrogate="arctan")
