@@ -64,11 +64,11 @@ class Schedule(Spec):
             if self.steps_per_epoch is None:
                 raise ValueError(f"steps_per_epoch of {self!r} is not set, and per='epoch' needs it")
             position = as_float(xp.ceil(position / self.steps_per_epoch)) * self.steps_per_epoch
-        return self._value(_clamp(position, self.total_steps) / self.total_steps, xp)
+        return self._value(_clamp(position, self.total_steps), self.total_steps, xp)
 
     @abstractmethod
-    def _value(self, progress: Any, xp: Any) -> Any:
-        """Return the coefficient at ``progress`` in [0, 1]."""
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        """Return the coefficient at iteration ``i`` in [0, total]."""
 
 
 def _clamp(value: Any, high: int) -> Any:
@@ -99,8 +99,8 @@ class Constant(Schedule):
         super().__post_init__()
         self._set("value", validation.finite("value", self.value))
 
-    def _value(self, progress: Any, xp: Any) -> Any:
-        return progress * 0.0 + self.value
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        return i * 0.0 + self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,8 +123,9 @@ class Evolutionary(Schedule):
         super().__post_init__()
         self._set("initial", validation.finite("initial", self.initial))
 
-    def _value(self, progress: Any, xp: Any) -> Any:
-        return self.initial * (1.0 - progress)
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        # not 1 - i / I: a compiler that multiplies by 1 / I would not end at exactly 0
+        return self.initial * ((total - i) / total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +145,8 @@ class Cosine(Schedule):
         self._set("initial", validation.finite("initial", self.initial))
         self._set("final", validation.finite("final", self.final))
 
-    def _value(self, progress: Any, xp: Any) -> Any:
-        return self.final + (self.initial - self.final) * 0.5 * (1.0 + xp.cos(progress * math.pi))
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        return self.final + (self.initial - self.final) * 0.5 * (1.0 + xp.cos(i / total * math.pi))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +166,8 @@ class Exponential(Schedule):
         self._set("initial", validation.finite("initial", self.initial))
         self._set("ratio", validation.positive("ratio", self.ratio))
 
-    def _value(self, progress: Any, xp: Any) -> Any:
-        return self.initial * xp.exp(progress * math.log(self.ratio))
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        return self.initial * xp.exp(i / total * math.log(self.ratio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,11 +201,17 @@ class Step(Schedule):
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must increase, got {self.milestones!r}")
 
-    def _value(self, progress: Any, xp: Any) -> Any:
-        value = progress * 0.0 + self.initial
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        value = i * 0.0 + self.initial
         for milestone in self.milestones:
-            value = _select(progress > milestone, value * self.factor, value, xp)
+            value = _select(i > _whole(milestone * total), value * self.factor, value, xp)
         return value
+
+
+def _whole(value: float) -> float:
+    # 0.57 * 100 is a little less than 57, in float64 but not in float32: every framework is to change at one step
+    nearest = round(value)
+    return float(nearest) if math.isclose(value, nearest, rel_tol=1e-12) else value
 
 
 def _select(condition: Any, chosen: Any, other: Any, xp: Any) -> Any:

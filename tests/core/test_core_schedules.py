@@ -1,5 +1,6 @@
 """Schedules: the paper's values at the paper's steps, whatever kind of number the step is."""
 
+import itertools
 import math
 
 import numpy as np
@@ -100,3 +101,13 @@ def test_a_step_that_is_no_number_is_refused():
 
 def test_the_reference_backend_reads_a_schedule_at_python_numbers():
     assert backend.make_backend().schedule(Evolutionary(total_steps=4), 1, mode="eager") == 0.1875
+
+
+def test_a_step_falls_right_after_its_milestone_and_the_evolutionary_coefficient_ends_at_0_under_xla():
+    jax = pytest.importorskip("jax", reason="JAX is not installed")
+    for total, milestone in itertools.product((10, 30, 100, 440, 1000), (0.1, 0.3, 0.57, 0.7, 0.9)):
+        schedule = Step(initial=0.4, factor=0.5, milestones=(milestone,), total_steps=total)
+        last = math.floor(milestone * total + 1e-9)
+        found = [float(jax.jit(schedule)(step)) for step in (last, last + 1)]
+        assert found == pytest.approx([0.4, 0.2]), (total, milestone)
+        assert float(jax.jit(Evolutionary(initial=0.25, total_steps=total))(total)) == 0.0

@@ -22,7 +22,7 @@ MODES = ("eager", "compiled")
 
 def test_it_fulfils_the_contract_under_its_registered_name():
     assert isinstance(BACKEND, Backend)
-    assert (BACKEND.name, tuple(BACKEND.modes)) == ("jax", MODES)
+    assert (BACKEND.name, tuple(BACKEND.modes)) == ("jax", (*MODES, "vmapped"))
     assert BACKEND.versions["jax"] == jax.__version__
 
 

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import sbp_tf
-from sbp_core import Constant, Evolutionary, ResNetSpec, ShortcutOutput
-from sbp_core.reference.losses import composed_loss
+from sbp_core import Constant, Evolutionary, LossSpec, ResNetSpec, ShortcutOutput
+from sbp_core.reference.losses import loss_of
 
 SMALL = ResNetSpec(depths=(1, 1), widths=(3, 4), num_classes=5, time_steps=2)
 
@@ -154,7 +154,7 @@ def test_the_loss_is_the_composition_by_hand(combine, dtype):
         tape.watch(logits)
         loss = sbp_tf.ShortcutLoss(combine)(ShortcutOutput(logits[0], tuple(logits[1:])), labels, 0.25)
     assert loss.dtype.name == dtype
-    value, grad_main, grad_branches = composed_loss(main, branches, labels, 0.25, combine)
+    value, grad_main, grad_branches = loss_of(LossSpec(combine=combine), main, branches, labels, 0.25)
     tolerance = 1e-13 if dtype == "float64" else 1e-5
     assert float(loss) == pytest.approx(value, rel=tolerance)
     for found, wanted in zip(tape.gradient(loss, logits), (grad_main, *grad_branches), strict=True):
