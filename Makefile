@@ -50,15 +50,33 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO) $(TEST) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
-# the peers conflict with what we test with: an environment of their own
+# the peers' requirements conflict with the tests': an environment of their own, for comparing with them and timing them
 PEERS := .venv-peers
-.PHONY: peers
+BENCH := PYTHONPATH=.:backends:conformance $(PEERS)/bin/python benchmarks
+.PHONY: peers matrix bench bench-xla
+
 peers: $(PEERS)/installed
 	PYTHONPATH=. $(PEERS)/bin/python conformance/peers --out docs/peers.md
 
+# what a PyTorch Shortcut was attached to, and in which modes: real runs
+matrix: $(PEERS)/installed
+	$(BENCH)/attach_matrix.py
+
+bench: $(PEERS)/installed
+	$(BENCH)/neuron_cpu.py
+	$(BENCH)/neuron_family.py
+	$(BENCH)/resnet_cpu.py
+	$(BENCH)/shortcut_torch.py
+	$(BENCH)/scaling_cpu.py --threads 1
+	$(BENCH)/plots.py
+
+bench-xla: $(PEERS)/installed $(TEST)/installed
+	$(BENCH)/neuron_jax.py
+	PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py
+
 $(PEERS)/installed: conformance/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install --quiet array-api-compat --requirement $<
+	$(PEERS)/bin/pip install --quiet --requirement $<
 	touch $@
