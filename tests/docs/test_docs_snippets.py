@@ -1,4 +1,4 @@
-"""Every Python block of the README and of docs/usage.md runs as written."""
+"""Every Python block of the README and of the pages in docs/ runs as written."""
 
 import importlib.util
 import os
@@ -37,16 +37,34 @@ def snippets():
                 )
 
 
-@pytest.mark.parametrize(("heading", "code", "keras_backend"), list(snippets()))
-def test_snippet_runs_as_written(heading, code, keras_backend, tmp_path):
-    for framework in filter(None, (FRAMEWORKS[heading], keras_backend)):
+def run(code, tmp_path, *frameworks, **settings):
+    for framework in filter(None, frameworks):
         if importlib.util.find_spec(framework) is None:
             pytest.skip(f"{framework} is not installed")
-    environment = os.environ | ({"KERAS_BACKEND": keras_backend} if keras_backend else {})
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, f"{code}\n{result.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize(("heading", "code", "keras_backend"), list(snippets()))
+def test_snippet_runs_as_written(heading, code, keras_backend, tmp_path):
+    settings = {"KERAS_BACKEND": keras_backend} if keras_backend else {}
+    run(code, tmp_path, FRAMEWORKS[heading], keras_backend, **settings)
+
+
+@pytest.mark.parametrize(
+    ("page", "framework"), [("jax", "jax"), ("performance", "torch"), *(("keras", name) for name in KERAS_BACKENDS)]
+)
+def test_page_runs_as_written(page, framework, tmp_path):
+    code = "".join(python_blocks(f"docs/{page}.md").values())
+    assert code.count("\n") > 2
+    run(code, tmp_path, framework, **({"KERAS_BACKEND": framework} if page == "keras" else {}))
 
 
 def test_both_pages_show_every_framework():
