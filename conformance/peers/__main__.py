@@ -48,6 +48,11 @@ def main() -> None:
             "random weighting of all spikes. A difference of nan means that theirs is NaN.",
             table([compare_neuron(peer) for module in modules for peer in module.NEURONS], neurons=True),
             table([compare_surrogate(peer) for module in modules for peer in module.SURROGATES], neurons=False),
+            "Theirs that have no preset here, and are not compared:\n\n"
+            + "\n".join(
+                f"- {peer}: {', '.join(f'`{name}`' for name in module.WITHOUT_PRESET) or 'none'}"
+                for peer, module in zip(peers, modules, strict=True)
+            ),
         ]
     )
     print(text)

@@ -62,3 +62,5 @@ SURROGATES = [
     _bump("tanh", 1.0, presets.norse_tanh()),
     _bump("heavi_erfc", 1.0, presets.norse_heavi_erfc()),
 ]
+
+WITHOUT_PRESET = ("heavi_tanh", "logistic", "heavi_circ", "circ_dist")

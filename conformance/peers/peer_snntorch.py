@@ -10,7 +10,7 @@ from comparison import Array, PeerNeuron, PeerSurrogate
 from snntorch import surrogate
 from torch_runs import gradient_of, run_steps
 
-from sbp_core import LIFSpec, Surrogate, Triangle, presets
+from sbp_core import LIFSpec, StraightThrough, Surrogate, Triangle, presets
 
 PEER = "snnTorch 1"
 
@@ -70,4 +70,7 @@ SURROGATES = [
         "sigmoid(25)", surrogate.sigmoid(), presets.snntorch_sigmoid(), "NaN where exp(-25 x) overflows, from x = -3.55"
     ),
     _bump("triangular(1)", surrogate.triangular(), Triangle(), "theirs is the sign: +1 below, -1 above, no triangle"),
+    _bump("straight_through_estimator()", surrogate.straight_through_estimator(), StraightThrough()),
 ]
+
+WITHOUT_PRESET = ("spike_rate_escape", "SSO", "LSO", "SFS", "custom_surrogate")

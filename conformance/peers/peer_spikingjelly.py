@@ -7,7 +7,7 @@ from comparison import Array, PeerNeuron, PeerSurrogate
 from spikingjelly.activation_based import neuron, surrogate
 from torch_runs import gradient_of, run_steps
 
-from sbp_core import presets
+from sbp_core import FastSigmoid, presets
 
 PEER = "SpikingJelly 2"
 
@@ -61,4 +61,17 @@ SURROGATES = [
         presets.spikingjelly_piecewise_leaky_relu(),
         "1 / (2w) inside, not the documented 1 / w",
     ),
+    _bump("QPseudoSpike(2)", surrogate.QPseudoSpike(), FastSigmoid(width=0.5), "our fast sigmoid of width 0.5"),
 ]
+
+WITHOUT_PRESET = (
+    "NonzeroSignLogAbs",
+    "SquarewaveFourierSeries",
+    "S2NN",
+    "LeakyKReLU",
+    "FakeNumericalGradient",
+    "LogTailedReLU",
+    "DeterministicPass",
+    "MultiLevelSpikeCount",
+    "PoissonPass",
+)

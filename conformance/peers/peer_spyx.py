@@ -51,3 +51,5 @@ SURROGATES = [
     _bump("tanh(1)", axn.tanh(), presets.spyx_tanh()),
     _bump("custom()", axn.custom(), StraightThrough(), "documented as straight through; its default gradient is x"),
 ]
+
+WITHOUT_PRESET: tuple[str, ...] = ()
