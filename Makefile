@@ -35,6 +35,7 @@ core: wheel
 
 adapters: wheel
 	$(PYTEST) tests --ignore tests/core --ignore tests/conformance
+	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
 
 conformance: wheel
 	$(PYTEST) tests/conformance
@@ -47,6 +48,8 @@ $(DEMO)/installed: pyproject.toml constraints.txt
 $(TEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/pip $(INSTALL) ".[dev]"
+	# apart: Triton and TensorFlow abort where one process loads both
+	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/triton triton==3.9.0
 	touch $@
 
 clean:
