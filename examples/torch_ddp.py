@@ -18,8 +18,7 @@ from sbp_core import Evolutionary, ResNetSpec
 EPOCHS, BATCH = 5, 64
 
 
-def main():
-    dist.init_process_group("gloo")
+def train():
     rank, processes = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(0)  # the same network and branches everywhere
     images, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
@@ -57,8 +56,10 @@ def main():
         with torch.no_grad():
             accuracy = (net(test_x).argmax(1) == test_y).float().mean().item()
         print(f"{processes} processes, the same weights in each; test accuracy {accuracy:.1%}")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main()
+    dist.init_process_group("gloo")
+    train()  # a function of its own: the model goes before the process group, or its end may wait for itself
+    dist.barrier()
+    dist.destroy_process_group()

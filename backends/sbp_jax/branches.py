@@ -27,7 +27,7 @@ from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_jax.linear import uniform
-from sbp_jax.readout import TimeAxis, arrange, check_axes, pool
+from sbp_jax.readout import TimeAxis, arrange, check_axes, over_time, pool
 from sbp_jax.shortcut import scalar
 
 Params = dict[str, dict[str, jax.Array]]
@@ -100,7 +100,7 @@ def apply(
 
     Args:
         params: of :func:`init`.
-        main: the main logits ``b_n``, ``(batch, classes)``.
+        main: the main logits ``b_n``, ``(batch, classes)``, or of each step, ``(time, batch, classes)``.
         tapped: outputs of the tapped blocks by name, ``(time, batch, ..., channels)`` or as the axes say; it may hold
             more than there are branches.
         coefficient: lambda, a number or a scalar array, traced or not.
@@ -133,8 +133,8 @@ def outputs(
     ShortcutSpec(taps=tuple(params)).check_taps(tapped)
     branches = []
     for tap, branch in params.items():
-        x = pool(arrange(tap, tapped[tap], main.shape[0], time_axis, channel_axis))
-        branches.append((x @ branch["kernel"] + branch["bias"]).mean(axis=0))
+        x = pool(arrange(tap, tapped[tap], main.shape[-2], time_axis, channel_axis))
+        branches.append(over_time(tap, x @ branch["kernel"] + branch["bias"], main))
     return ShortcutOutput(main, tuple(branches))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sbp_core import validation
 from sbp_core.inputs import check_floating
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
 from sbp_core.specs.shortcut import ShortcutSpec
@@ -33,12 +34,13 @@ class ResNet(nnx.Module):
 
     Args:
         spec: the network.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``, and not their average.
         dtype: dtype of the computation; None to follow from images and parameters.
         param_dtype: dtype of the parameters.
         rngs: random keys of the initial weights.
 
     Raises:
-        TypeError: not a spec.
+        TypeError: not a spec, or ``per_step`` not a bool.
 
     Example:
         >>> net = ResNet(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), rngs=nnx.Rngs(0))
@@ -47,11 +49,20 @@ class ResNet(nnx.Module):
         ((2, 10), (2, 2, 2, 2, 8))
     """
 
-    def __init__(self, spec: ResNetSpec, *, dtype: Any = None, param_dtype: Any = jnp.float32, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        spec: ResNetSpec,
+        *,
+        per_step: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
         if not isinstance(spec, ResNetSpec):
             raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
         build = _Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
         self.spec = spec
+        self.per_step = validation.flag("per_step", per_step)
         self.stem = Stem(spec, build)
         for name, blocks in spec.stages():
             setattr(self, name, nnx.Sequential(*(BasicBlock(spec, shape, build) for shape in blocks)))
@@ -67,6 +78,8 @@ class ResNet(nnx.Module):
         self, images: jax.Array, *, taps: Sequence[str] | None = None
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Return the logits, ``(batch, num_classes)``; with ``taps``, also the spikes of those stages.
+
+        The logits are ``(time, batch, num_classes)`` if they are ``per_step``.
 
         Args:
             images: still images ``(batch, height, width, channels)``, each encoded once and repeated
@@ -90,7 +103,9 @@ class ResNet(nnx.Module):
             x = getattr(self, name)(x)
             if name in wanted:
                 tapped[name] = x
-        logits: jax.Array = self.head(x.mean(axis=(2, 3))).mean(axis=0)
+        logits: jax.Array = self.head(x.mean(axis=(2, 3)))
+        if not self.per_step:
+            logits = logits.mean(axis=0)
         return logits if taps is None else (logits, tapped)
 
     def _check(self, images: jax.Array) -> None:
@@ -162,6 +177,7 @@ def resnet18(
     num_classes: int = 10,
     time_steps: int = 4,
     *,
+    per_step: bool = False,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
@@ -174,13 +190,14 @@ def resnet18(
         TypeError: a field of the wrong type.
     """
     spec = resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields)
-    return ResNet(spec, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def resnet34(
     num_classes: int = 10,
     time_steps: int = 4,
     *,
+    per_step: bool = False,
     dtype: Any = None,
     param_dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
@@ -193,7 +210,7 @@ def resnet34(
         TypeError: a field of the wrong type.
     """
     spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
-    return ResNet(spec, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def _convolution(inputs: int, outputs: int, size: int, stride: int, build: _Build) -> nnx.Conv:

@@ -63,6 +63,21 @@ def pool(x: jax.Array) -> jax.Array:
     return x.mean(axis=tuple(range(2, x.ndim - 1)))
 
 
+def over_time(tap: str, logits: jax.Array, main: jax.Array) -> jax.Array:
+    """Return a branch's logits, ``(time, batch, classes)``, as the main ones are: of each step, or their mean.
+
+    Raises:
+        ValueError: main logits of each step, but of another number of steps.
+    """
+    if main.ndim == 2:
+        return logits.mean(axis=0)
+    if main.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"net gives logits of {main.shape[0]} steps, (time, batch, classes), but tap {tap!r} has {logits.shape[0]}"
+        )
+    return logits
+
+
 class LinearBranch(nnx.Linear):
     """The paper's branch: global average pooling and a linear layer (Guo et al. 2024, section 4).
 

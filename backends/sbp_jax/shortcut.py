@@ -13,7 +13,7 @@ from flax import nnx
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.readout import BranchFactory, ConvolutionalBranch, LinearBranch, TimeAxis, arrange, check_axes
+from sbp_jax.readout import BranchFactory, ConvolutionalBranch, LinearBranch, TimeAxis, arrange, check_axes, over_time
 from sbp_jax.taps import Path, call_tapped, module_names
 
 
@@ -68,7 +68,8 @@ class Shortcut(nnx.Module, Generic[Net]):
     block, ``nnx.remat`` with the block as an argument does. For Equinox, Linen and functions: :mod:`sbp_jax.branches`.
 
     Args:
-        net: an nnx module that gives logits, ``(batch, num_classes)``. It is not edited: ``model.main`` and
+        net: an nnx module that gives logits, ``(batch, num_classes)``, or those of each step, ``(time, batch,
+            num_classes)``; the branches then give those of each step too. It is not edited: ``model.main`` and
             ``model.strip()`` are the very same object.
         taps: names of the blocks to tap.
         num_classes: outputs of each branch.
@@ -162,14 +163,14 @@ class Shortcut(nnx.Module, Generic[Net]):
         main, tapped = _tap(self.main, self._explicit, dict(self._paths), inputs, keywords)
         branches = []
         for tap, branch in zip(self.spec.taps, self.branches, strict=True):
-            x = arrange(tap, tapped[tap], main.shape[0], self.time_axis, self.channel_axis)
+            x = arrange(tap, tapped[tap], main.shape[-2], self.time_axis, self.channel_axis)
             logits = branch(x)
             if logits.shape != (*x.shape[:2], self.num_classes):
                 raise ValueError(
                     f"the branch of tap {tap!r} must give (time, batch, num_classes) = "
                     f"{(*x.shape[:2], self.num_classes)}, it gave {logits.shape}"
                 )
-            branches.append(logits.mean(axis=0))
+            branches.append(over_time(tap, logits, main))
         if self.spec.combine == "losses":
             return ShortcutOutput(main, tuple(branches))
         summed: jax.Array = sum_logits(main, branches, scalar(coefficient, main.dtype))

@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 import sbp_jax
-from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, ResNetSpec, Step
+from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, LossSpec, ResNetSpec, Step, resnet18_spec
+from sbp_core.reference.losses import loss_of
 from sbp_core.reference.networks import initial_weights
 
 RNG = np.random.default_rng(23)
@@ -279,3 +280,35 @@ def test_a_tapped_output_without_time_is_refused():
 def test_a_coefficient_that_does_not_fit_is_refused(coefficient, error, message):
     with pytest.raises(error, match=message):
         shortcut()(X, coefficient=coefficient)
+
+
+def test_logits_of_each_step_have_branches_of_each_step_whose_mean_is_what_a_network_of_means_gives():
+    spec = resnet18_spec(widths=(4, 4, 6, 6), time_steps=3, num_classes=5)
+    images = jnp.asarray(np.random.default_rng(6).normal(size=(2, 8, 8, 3)), jnp.float32)
+    results = []
+    for per_step in (False, True):
+        net = sbp_jax.ResNet(spec, per_step=per_step, rngs=nnx.Rngs(0))
+        model = sbp_jax.Shortcut(net, ("layer1", "layer2"), 5, combine="losses", rngs=nnx.Rngs(1))
+        results.append(model(images))
+    mean, steps = results
+    assert steps.main.shape == (3, 2, 5)
+    for averaged, each in zip((mean.main, *mean.branches), (steps.main, *steps.branches), strict=True):
+        np.testing.assert_allclose(each.mean(0), averaged, rtol=1e-6, atol=1e-6)
+    assert not np.allclose(steps.branches[0][0], steps.branches[0][1])
+
+    # every step is held to the labels (TET), as the reference has it
+    labels, tet = np.array([1, 4]), LossSpec(per_step=True, level_weight=0.25)
+    found = sbp_jax.ShortcutLoss(tet)(steps, jnp.asarray(labels), 0.5)
+    main, branches = np.asarray(steps.main, np.float64), [np.asarray(branch, np.float64) for branch in steps.branches]
+    assert float(found) == pytest.approx(loss_of(tet, main, branches, labels, 0.5)[0], rel=1e-6)
+
+
+def test_branches_as_pure_functions_give_each_step_where_the_main_logits_do():
+    random = np.random.default_rng(7)
+    hidden, main = jnp.asarray(random.normal(size=(3, 2, 4))), jnp.asarray(random.normal(size=(3, 2, 5)))
+    params = sbp_jax.branches.init(jax.random.key(0), {"hidden": 4}, 5)
+    summed = sbp_jax.branches.apply(params, main, {"hidden": hidden}, 0.5)
+    expected = main + 0.5 * (hidden @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    np.testing.assert_allclose(summed, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"logits of 2 steps.*tap 'hidden' has 3"):
+        sbp_jax.branches.apply(params, main[:2], {"hidden": hidden}, 0.5)
