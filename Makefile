@@ -38,7 +38,9 @@ adapters: wheel
 	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
 
 conformance: wheel
-	$(PYTEST) tests/conformance
+	$(PYTEST) tests/conformance --ignore tests/conformance/test_conformance_backends.py
+	# it starts the backends side by side by itself
+	$(TEST)/bin/pytest tests/conformance/test_conformance_backends.py
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)

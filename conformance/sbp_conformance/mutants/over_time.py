@@ -16,9 +16,9 @@ def given(alter: Callable[[Arguments, Operations], Arguments]) -> Change:
     """Return the change of some arguments: x, spec, state, decay."""
 
     def change(right: Callable[..., Any], operations: Operations) -> Callable[..., Any]:
-        def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None) -> Any:
+        def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None, **options: Any) -> Any:
             arguments = {"x": x, "spec": spec, "state": state, "decay": decay}
-            return right(**(arguments | alter(arguments, operations)))
+            return right(**(arguments | alter(arguments, operations)), **options)
 
         return lif
 
@@ -54,9 +54,9 @@ def _stale(right: Callable[..., Any], operations: Operations) -> Callable[..., A
     """Go on from where the last call of this kind ended."""
     last: dict[Any, LIFState] = {}
 
-    def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None) -> Any:
+    def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None, **options: Any) -> Any:
         key = spec.state_parts, tuple(x.shape[1:]), str(x.dtype)
-        output, final = right(x, spec, last.get(key) if state is None else state, decay=decay)
+        output, final = right(x, spec, last.get(key) if state is None else state, decay=decay, **options)
         last[key] = each(operations.detach, final)
         return output, final
 
@@ -64,10 +64,10 @@ def _stale(right: Callable[..., Any], operations: Operations) -> Callable[..., A
 
 
 def _one_step_short(right: Callable[..., Any], operations: Operations) -> Callable[..., Any]:
-    def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None) -> Any:
+    def lif(x: Any, spec: LIFSpec, state: LIFState | None = None, *, decay: Any = None, **options: Any) -> Any:
         if x.shape[0] == 1:
-            return right(x, spec, state, decay=decay)
-        output, final = right(x[:-1], spec, state, decay=decay)
+            return right(x, spec, state, decay=decay, **options)
+        output, final = right(x[:-1], spec, state, decay=decay, **options)
         return operations.concatenate([output, output[-1:]]), final
 
     return lif
