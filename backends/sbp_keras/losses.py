@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,13 +71,3 @@ class ShortcutLoss:
             detach=ops.stop_gradient,
             xp=_NAMESPACE,
         )
-
-
-def main_output(output: Any) -> Any:
-    """Return the main logits of what a model gave, composed or not."""
-    return output.main if isinstance(output, ShortcutOutput) else output
-
-
-def branch_outputs(output: Any) -> Sequence[Any]:
-    """Return the branches' logits of what a model gave, none if they were not kept apart."""
-    return output.branches if isinstance(output, ShortcutOutput) else ()
