@@ -96,23 +96,33 @@ class Readout(tf.Module):
     Args:
         channels: the last axis of the input.
         num_classes: number of logits.
+        per_step: give the logits of each step, ``(time, batch, classes)``, and not their average.
         dtype: of the variables, which are cast to the dtype of the input.
         name: of the module.
 
     Raises:
         ValueError: fewer than 1 channel or class; in a call, an input of fewer than three axes.
-        TypeError: not integers.
+        TypeError: not integers, or ``per_step`` not a bool.
 
     Example:
         >>> import tensorflow as tf
         >>> tuple(Readout(16, 10)(tf.ones((4, 2, 8, 8, 16))).shape)
         (2, 10)
+        >>> tuple(Readout(16, 10, per_step=True)(tf.ones((4, 2, 16))).shape)
+        (4, 2, 10)
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, dtype: tf.DType = tf.float32, name: str | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        per_step: bool = False,
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
+        self.per_step = validation.flag("per_step", per_step)
         validation.count("channels", channels)
         validation.count("num_classes", num_classes)
         bound = 1.0 / math.sqrt(channels)
@@ -126,7 +136,7 @@ class Readout(tf.Module):
             raise ValueError(f"x must have shape (time, batch, ..., channels), got {x.shape}")
         pooled = tf.reduce_mean(x, axis=list(range(2, x.shape.rank - 1)))
         logits = tf.linalg.matmul(pooled, tf.cast(self.weight, x.dtype)) + tf.cast(self.bias, x.dtype)
-        return tf.reduce_mean(logits, axis=0)
+        return logits if self.per_step else tf.reduce_mean(logits, axis=0)
 
 
 class ConvolutionalReadout(tf.Module):
@@ -137,12 +147,13 @@ class ConvolutionalReadout(tf.Module):
     Args:
         channels: the last axis of the input.
         num_classes: number of logits.
+        per_step: give the logits of each step, ``(time, batch, classes)``, and not their average.
         dtype: of the variables, which are cast to the dtype of the input.
         name: of the module.
 
     Raises:
         ValueError: fewer than 1 channel or class; in a call, an input without two axes of space.
-        TypeError: not integers.
+        TypeError: not integers, or ``per_step`` not a bool.
 
     Example:
         >>> import tensorflow as tf
@@ -151,10 +162,16 @@ class ConvolutionalReadout(tf.Module):
     """
 
     def __init__(
-        self, channels: int, num_classes: int, *, dtype: tf.DType = tf.float32, name: str | None = None
+        self,
+        channels: int,
+        num_classes: int,
+        *,
+        per_step: bool = False,
+        dtype: tf.DType = tf.float32,
+        name: str | None = None,
     ) -> None:
         super().__init__(name=name)
-        self.readout = Readout(channels, num_classes, dtype=dtype)
+        self.readout = Readout(channels, num_classes, per_step=per_step, dtype=dtype)
         self.conv = Conv2D(channels, channels, 3, dtype=dtype)
         self.bn = BatchNorm(channels, epsilon=1e-5, momentum=0.1, dtype=dtype)
 

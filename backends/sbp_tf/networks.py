@@ -24,11 +24,12 @@ class ResNet(tf.Module):
 
     Args:
         spec: the network.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``, and not their average.
         dtype: of the variables. It computes in the dtype of the images, with statistics in float32 at least.
         name: of the module.
 
     Raises:
-        TypeError: not a spec.
+        TypeError: not a spec, or ``per_step`` not a bool.
 
     Example:
         >>> import tensorflow as tf
@@ -38,7 +39,9 @@ class ResNet(tf.Module):
         ((3, 10), (2, 3, 2, 2, 8))
     """
 
-    def __init__(self, spec: ResNetSpec, *, dtype: tf.DType = tf.float32, name: str | None = None) -> None:
+    def __init__(
+        self, spec: ResNetSpec, *, per_step: bool = False, dtype: tf.DType = tf.float32, name: str | None = None
+    ) -> None:
         super().__init__(name=name)
         if not isinstance(spec, ResNetSpec):
             raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
@@ -46,7 +49,7 @@ class ResNet(tf.Module):
         self.stem = Stem(spec, dtype=dtype, name="stem")
         for stage, blocks in spec.stages():
             setattr(self, stage, Stage(spec, blocks, dtype=dtype, name=stage))
-        self.head = Readout(spec.widths[-1], spec.num_classes, dtype=dtype, name="head")
+        self.head = Readout(spec.widths[-1], spec.num_classes, per_step=per_step, dtype=dtype, name="head")
 
     @property
     def tap_channels(self) -> Mapping[str, int]:
@@ -58,7 +61,7 @@ class ResNet(tf.Module):
     def __call__(
         self, images: tf.Tensor, training: bool = False, taps: Sequence[str] | None = None
     ) -> tf.Tensor | tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Return the logits, ``(batch, num_classes)``.
+        """Return the logits, ``(batch, num_classes)``, or ``(time, batch, num_classes)`` if they are ``per_step``.
 
         Args:
             images: still images, ``(batch, height, width, channels)``, each encoded once and repeated
@@ -174,27 +177,41 @@ class Downsample(tf.Module):
 
 
 def resnet18(
-    num_classes: int = 10, time_steps: int = 4, *, dtype: tf.DType = tf.float32, name: str | None = None, **fields: Any
+    num_classes: int = 10,
+    time_steps: int = 4,
+    *,
+    per_step: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str | None = None,
+    **fields: Any,
 ) -> ResNet:
-    """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
+    """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest as in :class:`ResNet`.
 
     Raises:
         ValueError: a field out of range.
         TypeError: a field of the wrong type.
     """
-    return ResNet(resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields), dtype=dtype, name=name)
+    spec = resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields)
+    return ResNet(spec, per_step=per_step, dtype=dtype, name=name)
 
 
 def resnet34(
-    num_classes: int = 10, time_steps: int = 4, *, dtype: tf.DType = tf.float32, name: str | None = None, **fields: Any
+    num_classes: int = 10,
+    time_steps: int = 4,
+    *,
+    per_step: bool = False,
+    dtype: tf.DType = tf.float32,
+    name: str | None = None,
+    **fields: Any,
 ) -> ResNet:
-    """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
+    """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest as in :class:`ResNet`.
 
     Raises:
         ValueError: a field out of range.
         TypeError: a field of the wrong type.
     """
-    return ResNet(resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields), dtype=dtype, name=name)
+    spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
+    return ResNet(spec, per_step=per_step, dtype=dtype, name=name)
 
 
 def _batch_norm(spec: ResNetSpec, channels: int, dtype: tf.DType, name: str) -> BatchNorm:

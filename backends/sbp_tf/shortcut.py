@@ -66,13 +66,15 @@ class Shortcut(tf.Module):
     The net itself is not changed: ``model.main`` is the object that went in, and :meth:`strip` returns it.
 
     Args:
-        net: the network, a :class:`Tappable`.
+        net: the network, a :class:`Tappable`. Its logits are ``(batch, num_classes)``, or those of each step,
+            ``(time, batch, num_classes)``; the branches then give those of each step too.
         taps: names of blocks that get a branch each.
         num_classes: logits of a branch, as many as the net's.
         combine: "logits" or "losses".
         branch: "linear", the paper's :class:`~sbp_tf.Readout`; "convolutional", a small head; a function of
             ``(channels, num_classes)`` that returns one of your own, a ``tf.Module`` from ``(time, batch, ...,
-            channels)`` to logits ``(batch, num_classes)``; or a mapping from each tap to such a module.
+            channels)`` to logits of each step, ``(time, batch, num_classes)``, or of all, ``(batch, num_classes)``; or
+            a mapping from each tap to such a module.
         coefficient: where the weight of the branches starts; 1 is the paper's plain shortcut.
         dtype: of the branches' variables.
         name: of the module.
@@ -122,13 +124,13 @@ class Shortcut(tf.Module):
         """Return the main logits; in training the composed ones, or all of them for ``combine="losses"``.
 
         Raises:
-            ValueError: the net's logits or a branch's are not ``(batch, num_classes)``, or it left out a tap.
+            ValueError: the net's logits or a branch's have another shape than the class says, or it left out a tap.
             TypeError: ``training`` is not a bool, or the net did not return a pair.
         """
         if not validation.flag("training", training):
             return self.main(images, training=False)
         main, tapped = self._run(images)
-        branches = tuple(tf.cast(self._branch(tap, tapped[tap]), main.dtype) for tap in self.spec.taps)
+        branches = tuple(tf.cast(self._branch(tap, tapped[tap], main), main.dtype) for tap in self.spec.taps)
         if self.spec.combine == "losses":
             return ShortcutOutput(main, branches)
         return sum_logits(main, branches, tf.cast(self.coefficient, main.dtype))
@@ -137,11 +139,14 @@ class Shortcut(tf.Module):
         """Return the net that went in, as it was."""
         return self.main
 
-    def _branch(self, tap: str, block: tf.Tensor) -> tf.Tensor:
+    def _branch(self, tap: str, block: tf.Tensor, main: tf.Tensor) -> tf.Tensor:
         logits = self.branches[tap](block)
-        if logits.shape.rank != 2 or logits.shape[-1] != self.num_classes:
+        if logits.shape.rank == 3 and main.shape.rank == 2:
+            logits = tf.reduce_mean(logits, axis=0)
+        if not logits.shape.is_compatible_with(main.shape):
             raise ValueError(
-                f"branch of tap {tap!r} must give logits (batch, {self.num_classes}), num_classes; got {logits.shape}"
+                f"branch of tap {tap!r} must give logits as the net's are, {main.shape}, or those of each step where "
+                f"the net's are not; it gave {logits.shape}"
             )
         return logits
 
@@ -153,8 +158,11 @@ class Shortcut(tf.Module):
         missing = [tap for tap in self.spec.taps if tap not in tapped]
         if missing:
             raise ValueError(f"net must return the output of every tap; it left out {', '.join(map(repr, missing))}")
-        if main.shape.rank != 2 or main.shape[-1] != self.num_classes:
-            raise ValueError(f"net must give logits (batch, {self.num_classes}), num_classes; got {main.shape}")
+        if main.shape.rank not in (2, 3) or main.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"net must give logits (batch, {self.num_classes}), or those of each step, (time, batch, "
+                f"{self.num_classes}); num_classes is {self.num_classes}, got {main.shape}"
+            )
         return main, tapped
 
 
@@ -163,7 +171,10 @@ def _make_branches(
 ) -> dict[str, Callable[[Any], Any]]:
     if isinstance(branch, str):
         kind = _NAMED[validation.choice("branch", branch, _NAMED)]
-        return {tap: kind(size, num_classes, dtype=dtype, name=f"branch_{tap}") for tap, size in channels.items()}
+        return {
+            tap: kind(size, num_classes, per_step=True, dtype=dtype, name=f"branch_{tap}")
+            for tap, size in channels.items()
+        }
     if isinstance(branch, tf.Module) or not (callable(branch) or isinstance(branch, Mapping)):
         raise TypeError(
             f"branch must be {' or '.join(map(repr, _NAMED))}, a function of (channels, num_classes) that returns a "

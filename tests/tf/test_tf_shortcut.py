@@ -17,8 +17,8 @@ def images(dtype="float32"):
     return tf.constant(np.random.default_rng(5).normal(size=(2, 6, 6, 3)), dtype)
 
 
-def shortcut(combine="logits", **arguments):
-    return sbp_tf.Shortcut(sbp_tf.ResNet(SMALL), ["layer1", "stem"], 5, combine, **arguments)
+def shortcut(combine="logits", per_step=False, **arguments):
+    return sbp_tf.Shortcut(sbp_tf.ResNet(SMALL, per_step=per_step), ["layer1", "stem"], 5, combine, **arguments)
 
 
 class Own(tf.Module):
@@ -62,7 +62,8 @@ def test_kept_apart_the_logits_are_main_and_branches_in_the_order_of_the_taps():
     assert isinstance(output, ShortcutOutput)
     assert len(output.branches) == 2
     _, tapped = model.main(images(), training=True, taps=["stem"])
-    np.testing.assert_allclose(output.branches[1].numpy(), model.branches["stem"](tapped["stem"]).numpy(), rtol=1e-6)
+    branch = model.branches["stem"](tapped["stem"]).numpy().mean(0)
+    np.testing.assert_allclose(output.branches[1].numpy(), branch, rtol=1e-6)
     assert isinstance(model(images()), tf.Tensor)
 
 
@@ -196,6 +197,23 @@ def test_a_checkpoint_keeps_model_and_iteration(tmp_path):
     np.testing.assert_array_equal(other(images(), training=True), model(images(), training=True))
 
 
+def test_a_net_with_logits_of_each_step_gets_branches_of_each_step_for_supervision_of_every_step():
+    model = shortcut("losses", per_step=True)
+    twin = shortcut("losses")
+    sbp_tf.import_weights(twin, sbp_tf.export_weights(model))
+    output, mean = model(images(), training=True), twin(images(), training=True)
+    assert [tuple(logits.shape) for logits in (output.main, *output.branches)] == [(2, 2, 5)] * 3
+    for found, wanted in zip((output.main, *output.branches), (mean.main, *mean.branches), strict=True):
+        np.testing.assert_allclose(found.numpy().mean(0), wanted.numpy(), rtol=1e-5, atol=1e-6)
+    spec = LossSpec(per_step=True)
+    labels = np.array([0, 4])
+    wanted, _, _ = loss_of(spec, output.main.numpy(), [b.numpy() for b in output.branches], labels, 0.25)
+    assert float(sbp_tf.ShortcutLoss(spec)(output, labels, 0.25)) == pytest.approx(wanted, rel=1e-5)
+    summed = shortcut(per_step=True, coefficient=0.25)
+    assert tuple(summed(images(), training=True).shape) == (2, 2, 5)
+    assert tuple(shortcut(branch="convolutional", per_step=True)(images(), training=True).shape) == (2, 2, 5)
+
+
 class Peak(tf.Module):
     """A branch of someone's own: the largest value of each channel."""
 
@@ -274,7 +292,12 @@ def trained(net, classes=5):
         (
             lambda: shortcut(branch=lambda channels, classes: sbp_tf.Readout(channels, 4))(images(), training=True),
             ValueError,
-            r"branch of tap 'layer1' must give logits \(batch, 5\)",
+            r"branch of tap 'layer1' must give logits as the net's are, \(2, 5\)",
+        ),
+        (
+            lambda: shortcut(branch=Peak, per_step=True)(images(), training=True),
+            ValueError,
+            r"branch of tap 'layer1' must give logits as the net's are, \(2, 2, 5\)",
         ),
         (lambda: sbp_tf.ConvolutionalReadout(3, 5)(tf.ones((2, 3, 3))), ValueError, "height, width, channels"),
         (lambda: trained(Silent()), TypeError, r"net must return \(logits, outputs\)"),
