@@ -140,9 +140,10 @@ def _check_net(net: Any) -> None:
     if not isinstance(net, keras.Model):
         raise TypeError(f"net must be a keras.Model, got {type(net).__name__}")
     outputs = getattr(net, "outputs", None)
-    if not outputs:
+    if not _runs_by_its_graph(net):
+        what = "has a call() of its own" if outputs else "is without a graph of layers"
         raise TypeError(
-            f"net must be a functional model, and {net.name!r} is a {type(net).__name__} without a graph of layers. "
+            f"net must be a functional model, and {net.name!r}, a {type(net).__name__}, {what}. "
             "Build it as keras.Model(inputs, outputs), with the blocks to tap as layers of that graph (a block may be "
             "a subclassed layer or model); a Sequential model needs a keras.Input in front"
         )
@@ -150,6 +151,14 @@ def _check_net(net: Any) -> None:
         raise ValueError(
             f"net must have one output, the main logits; got {len(outputs)}: pass keras.Model(net.inputs, logits)"
         )
+
+
+def _runs_by_its_graph(layer: Any) -> bool:
+    """Whether ``layer`` is a functional model, and its class did not put a ``call`` in the place of Keras's."""
+    if not getattr(layer, "outputs", None):
+        return False
+    owner = next(kind for kind in type(layer).__mro__ if "call" in vars(kind))
+    return owner.__module__.partition(".")[0] == "keras"
 
 
 def _check_taps(net: keras.Model, spec: ShortcutSpec) -> None:
@@ -173,7 +182,7 @@ def _names(model: keras.Model, prefix: str) -> Iterator[str]:
     for layer in model.layers:
         if layer.name in calls and not isinstance(layer, keras.layers.InputLayer):
             yield prefix + layer.name
-            if getattr(layer, "outputs", None):
+            if _runs_by_its_graph(layer):
                 yield from _names(layer, f"{prefix}{layer.name}/")
 
 

@@ -307,6 +307,19 @@ def test_a_net_that_cannot_be_tapped_says_what_to_do():
 
     with pytest.raises(TypeError, match=r"Build it as keras.Model\(inputs, outputs\)"):
         sbp_keras.ShortcutModel(Subclassed(), TAPS, 4)
+    inputs = keras.Input((3, 6))
+
+    class Halved(keras.Model):
+        def call(self, inputs):
+            return super().call(inputs) / 2
+
+    # its layers are a graph, but what it computes is not that graph
+    net = Halved(inputs, sbp_keras.Readout(4)(keras.layers.Dense(6, name="dense")(inputs)), name="halved")
+    with pytest.raises(TypeError, match=r"'halved', a Halved, has a call\(\) of its own. Build it"):
+        sbp_keras.ShortcutModel(net, ["dense"], 4)
+    outer = keras.Model(inputs, net(inputs))
+    with pytest.raises(ValueError, match="tap 'halved/dense' cannot be reached"):
+        sbp_keras.ShortcutModel(outer, ["halved/dense"], 4)
     with pytest.raises(TypeError, match="net must be a keras"):
         sbp_keras.ShortcutModel(lambda x: x, TAPS, 4)
     inputs = keras.Input((3, 6))
