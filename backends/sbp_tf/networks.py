@@ -185,7 +185,7 @@ def resnet18(
     name: str | None = None,
     **fields: Any,
 ) -> ResNet:
-    """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest as in :class:`ResNet`.
+    """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest :class:`ResNet`'s.
 
     Raises:
         ValueError: a field out of range.
@@ -204,7 +204,7 @@ def resnet34(
     name: str | None = None,
     **fields: Any,
 ) -> ResNet:
-    """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest as in :class:`ResNet`.
+    """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`, the rest :class:`ResNet`'s.
 
     Raises:
         ValueError: a field out of range.
