@@ -9,9 +9,7 @@ import functools
 import importlib.util
 import itertools
 import math
-import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from sbp_core.codegen.kernels import Keep, Variant, generate
 from sbp_core.specs.neurons import LIFSpec
+from sbp_torch import threads
 
 #: Computation's type by the name of the storage's; a bfloat16 is stored as 16 bits, the upper half of a float32.
 COMPUTED_IN = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
@@ -197,18 +196,4 @@ def _in_threads(kernel: Kernel, neurons: int, front: tuple[Any, ...], back: list
     """Run ``kernel(*front, start, stop, *back)`` on equal parts of the neurons, as many as torch has threads."""
     count = max(1, min(torch.get_num_threads(), neurons))
     bounds = [neurons * index // count for index in range(count + 1)]
-    parts = list(itertools.pairwise(bounds))
-    if count == 1:
-        return [kernel(*front, *parts[0], *back)]
-    futures: list[Future[Any]] = [_pool(count - 1).submit(kernel, *front, *part, *back) for part in parts[1:]]
-    first = kernel(*front, *parts[0], *back)
-    return [first, *(future.result() for future in futures)]
-
-
-@functools.cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(size, thread_name_prefix="sbp-fused")
-
-
-# threads do not survive a fork: a child starts its own
-os.register_at_fork(after_in_child=_pool.cache_clear)
+    return threads.run([functools.partial(kernel, *front, *part, *back) for part in itertools.pairwise(bounds)])
