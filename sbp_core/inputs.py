@@ -19,7 +19,7 @@ def check_input(shape: Sequence[int | None], dtype: str, *, time_axis: Literal[0
         time_axis: 1 where time comes after the batch.
 
     Raises:
-        ValueError: fewer than two axes, or no time step.
+        ValueError: fewer than two axes, no time step, or another time axis.
         TypeError: integers, booleans or complex numbers.
 
     Example:
@@ -28,6 +28,8 @@ def check_input(shape: Sequence[int | None], dtype: str, *, time_axis: Literal[0
         ...
         ValueError: x must have at least one time step, got shape (0, 8)
     """
+    if time_axis not in (0, 1):
+        raise ValueError(f"time_axis must be 0, (time, batch, ...), or 1, (batch, time, ...); got {time_axis!r}")
     if len(shape) < 2:
         axes = "(time, batch, ...)" if time_axis == 0 else "(batch, time, ...)"
         raise ValueError(f"x must have shape {axes}, at least two axes; got shape {tuple(shape)}")

@@ -57,6 +57,7 @@ def lif(
     *,
     decay: Any = None,
     implementation: Implementation = "auto",
+    time_axis: Literal[0, 1] = 0,
 ) -> tuple[jax.Array, LIFState]:
     """Run a neuron over time (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
 
@@ -73,13 +74,14 @@ def lif(
         implementation: "unrolled" makes all steps one computation, which XLA fuses, and keeps the input alone for the
             backward pass; "scan" is a loop over steps, which keeps the input and the states; "auto" unrolls up to
             ``UNROLL_UP_TO`` steps. They give the same results.
+        time_axis: 1 where ``x``, and so the output, is ``(batch, time, ...)``.
 
     Returns:
         The output, in the shape and dtype of ``x``, and the last state.
 
     Raises:
-        ValueError: a wrong shape, no time step, a state of another shape, an unknown implementation, or a decay outside
-            [0, 1] (where it is a Python number) or that does not broadcast.
+        ValueError: a wrong shape, no time step, a state of another shape, an unknown implementation or time axis, or a
+            decay outside [0, 1] (where it is a Python number) or that does not broadcast.
         TypeError: integers, a state of another dtype, or a spec that is none.
 
     Example:
@@ -91,7 +93,8 @@ def lif(
     if not isinstance(spec, LIFSpec):
         raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
     x = jnp.asarray(x)
-    check_input(x.shape, x.dtype.name)
+    check_input(x.shape, x.dtype.name, time_axis=time_axis)
+    x = jnp.moveaxis(x, time_axis, 0)
     if state is None:
         state = initial_state(spec, x[0])
     else:
@@ -115,7 +118,7 @@ def lif(
     else:
         # in a loop nothing can be merged with its recomputation, so that needs no guard
         last, output = lax.scan(jax.checkpoint(advance, prevent_cse=False), state, x)
-    return output, last
+    return jnp.moveaxis(output, 0, time_axis), last
 
 
 def implementation_for(x: jax.Array, implementation: Implementation = "auto") -> Literal["unrolled", "scan"]:

@@ -89,9 +89,8 @@ class LIF(keras.layers.Layer):
         if self.decay_logit is not None:
             decay = ops.cast(ops.sigmoid(self.decay_logit), inputs.dtype)
         output, final = native.adapter().lif(
-            ops.swapaxes(inputs, 0, 1), self.spec, _native_state(self.spec, state), decay=decay
+            inputs, self.spec, _native_state(self.spec, state), decay=decay, time_axis=1
         )
-        output = ops.swapaxes(output, 0, 1)
         if state is None and not self.return_state:
             return output
         return output, _keras_state(self.spec, final)

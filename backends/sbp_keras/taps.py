@@ -139,17 +139,16 @@ class _StandIn:
 def _check_net(net: Any) -> None:
     if not isinstance(net, keras.Model):
         raise TypeError(f"net must be a keras.Model, got {type(net).__name__}")
-    outputs = getattr(net, "outputs", None)
     if not _runs_by_its_graph(net):
-        what = "has a call() of its own" if outputs else "is without a graph of layers"
+        what = "has a call() of its own" if getattr(net, "outputs", None) else "is without a graph of layers"
         raise TypeError(
             f"net must be a functional model, and {net.name!r}, a {type(net).__name__}, {what}. "
             "Build it as keras.Model(inputs, outputs), with the blocks to tap as layers of that graph (a block may be "
             "a subclassed layer or model); a Sequential model needs a keras.Input in front"
         )
-    if len(outputs) != 1:
+    if len(net.outputs) != 1:
         raise ValueError(
-            f"net must have one output, the main logits; got {len(outputs)}: pass keras.Model(net.inputs, logits)"
+            f"net must have one output, the main logits; got {len(net.outputs)}: pass keras.Model(net.inputs, logits)"
         )
 
 

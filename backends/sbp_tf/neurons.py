@@ -49,6 +49,7 @@ def lif(
     *,
     decay: tf.Tensor | None = None,
     implementation: Implementation = "auto",
+    time_axis: Literal[0, 1] = 0,
 ) -> tuple[tf.Tensor, LIFState]:
     """Run the neuron over ``x`` (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
 
@@ -63,13 +64,14 @@ def lif(
         implementation: "unrolled" lays the steps out one after the other; "loop" is a ``tf.while_loop``, and one for
             the adjoint, which keeps the input alone and computes the states again; "auto" unrolls in eager mode, and in
             a graph up to ``UNROLL_UP_TO`` steps if their number is known. They give the same results.
+        time_axis: 1 where ``x``, and so the output, is ``(batch, time, ...)``.
 
     Returns:
         The output, of the shape and dtype of ``x``, and the last state.
 
     Raises:
-        ValueError: a wrong shape, no time step, a state or a decay that does not fit, an unknown implementation, or
-            "unrolled" for a number of steps that is not known.
+        ValueError: a wrong shape, no time step, a state or a decay that does not fit, an unknown implementation or time
+            axis, or "unrolled" for a number of steps that is not known.
         TypeError: integers, or a state of another dtype.
         tf.errors.InvalidArgumentError: no time step, where that shows only at run time.
 
@@ -82,20 +84,25 @@ def lif(
     x = tf.convert_to_tensor(x)
     if x.shape.rank is None:
         raise ValueError("x must have a known rank, (time, batch, ...); set it with tf.ensure_shape")
-    check_input(tuple(x.shape), x.dtype.name)
+    check_input(tuple(x.shape), x.dtype.name, time_axis=time_axis)
+    first = x[0] if time_axis == 0 else x[:, 0]
     if isinstance(state, LIFState):
         state = LIFState(*(None if part is None else tf.convert_to_tensor(part) for part in state))
     if state is not None:
-        check_state(spec, state, tuple(x.shape[1:]), x.dtype.name)
+        check_state(spec, state, tuple(first.shape), x.dtype.name)
     if decay is not None:
         decay = tf.cast(decay, x.dtype)
-        _check_decay(decay, x.shape[1:])
+        _check_decay(decay, first.shape)
 
     if state is None:
-        state = initial_state(spec, x[0])
-    if implementation_for(x, implementation) == "unrolled":
-        return _unrolled(spec, state, x, decay)
-    return _looped(spec, state, x, decay)
+        state = initial_state(spec, first)
+    if _chosen(x.shape[time_axis], implementation, x.shape) == "unrolled":
+        # XLA fuses steps that are sliced where they lie; batch and time swapped cost two passes over memory more
+        return _unrolled(spec, state, x, decay, time_axis)
+    if time_axis == 0:
+        return _looped(spec, state, x, decay)
+    output, state = _looped(spec, state, _swapped(x), decay)
+    return _swapped(output), state
 
 
 def implementation_for(x: tf.Tensor, implementation: Implementation = "auto") -> Literal["unrolled", "loop"]:
@@ -109,10 +116,13 @@ def implementation_for(x: tf.Tensor, implementation: Implementation = "auto") ->
         >>> implementation_for(tf.ones((4, 2)))
         'unrolled'
     """
+    return _chosen(x.shape[0], implementation, x.shape)
+
+
+def _chosen(steps: int | None, implementation: Implementation, shape: tf.TensorShape) -> Literal["unrolled", "loop"]:
     choice("implementation", implementation, ("auto", "unrolled", "loop"))
-    steps = x.shape[0]
     if implementation == "unrolled" and steps is None:
-        raise ValueError(f"implementation 'unrolled' needs a known number of time steps, got shape {tuple(x.shape)}")
+        raise ValueError(f"implementation 'unrolled' needs a known number of time steps, got shape {tuple(shape)}")
     if implementation == "auto":
         return "unrolled" if steps is not None and (tf.executing_eagerly() or steps <= UNROLL_UP_TO) else "loop"
     return implementation
@@ -125,12 +135,18 @@ def _step(spec: LIFSpec, state: LIFState, x: tf.Tensor, decay: tf.Tensor | None)
     return dynamics.step(spec, state, x, spike=fire, detach=tf.stop_gradient, decay=decay)
 
 
-def _unrolled(spec: LIFSpec, state: LIFState, x: tf.Tensor, decay: tf.Tensor | None) -> tuple[tf.Tensor, LIFState]:
+def _unrolled(
+    spec: LIFSpec, state: LIFState, x: tf.Tensor, decay: tf.Tensor | None, time_axis: int
+) -> tuple[tf.Tensor, LIFState]:
     outputs = []
-    for now in tf.unstack(x):
+    for now in tf.unstack(x, axis=time_axis):
         output, state = _step(spec, state, now, decay)
         outputs.append(output)
-    return tf.stack(outputs), state
+    return tf.stack(outputs, axis=time_axis), state
+
+
+def _swapped(x: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
 
 
 def _looped(spec: LIFSpec, state: LIFState, x: tf.Tensor, decay: tf.Tensor | None) -> tuple[tf.Tensor, LIFState]:

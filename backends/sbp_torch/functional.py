@@ -77,6 +77,7 @@ def lif(
     *,
     decay: Tensor | float | None = None,
     implementation: Implementation = "auto",
+    time_axis: Literal[0, 1] = 0,
 ) -> tuple[Tensor, LIFState]:
     """Run the canonical neuron over ``x`` (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
 
@@ -97,13 +98,14 @@ def lif(
             backward in place of the input: for neurons whose adjoint needs no more (a box surrogate, and no gradient
             through a hard reset); it has no second derivative. "auto" takes "fused" where it can and the input is large
             enough to gain by it.
+        time_axis: 1 where ``x``, and so the output, is ``(batch, time, ...)``.
 
     Returns:
         The output, of the shape and dtype of ``x``, and the last state.
 
     Raises:
-        ValueError: a wrong shape, no time step, a state that does not fit, or an unknown implementation or one that
-            cannot take this input.
+        ValueError: a wrong shape, no time step, a state that does not fit, an unknown time axis, or an unknown
+            implementation or one that cannot take this input.
         TypeError: integers, not a LIFSpec, or a state of another dtype.
 
     Example:
@@ -115,10 +117,11 @@ def lif(
         spec = _PAPER
     elif not isinstance(spec, LIFSpec):
         raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
-    output, final = run(spec, x, state, decay, implementation, wants_state=True)
+    check_input(x.shape, str(x.dtype), time_axis=time_axis)
+    output, final = run(spec, x.movedim(time_axis, 0), state, decay, implementation, wants_state=True)
     if final is None:
         raise RuntimeError("the neuron returned no state")
-    return output, final
+    return output.movedim(0, time_axis), final
 
 
 def run(

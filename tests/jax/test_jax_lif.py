@@ -164,6 +164,8 @@ X = jnp.ones((4, 2, 3))
         ((X, None, LIFState(jnp.ones((2, 3), jnp.float16))), {}, TypeError, "dtype of x"),
         ((X, None, jnp.ones((2, 3))), {}, TypeError, "state must be a LIFState"),
         ((X, LIFSpec.current_based(), LIFState(jnp.ones((2, 3)))), {}, ValueError, "state.current must be an array"),
+        ((X,), {"time_axis": 2}, ValueError, "time_axis must be 0"),
+        ((jnp.ones(3),), {"time_axis": 1}, ValueError, r"\(batch, time, ...\)"),
         ((X,), {"decay": 1.5}, ValueError, r"decay must lie in \[0, 1\], got 1.5"),
         ((X,), {"decay": float("nan")}, ValueError, "decay"),
         ((X,), {"decay": jnp.ones(4)}, ValueError, r"broadcast to one step of x, \(2, 3\); got shape \(4,\)"),
@@ -192,6 +194,25 @@ def test_a_scan_and_unrolled_steps_give_the_same(name):
         *(jax.tree.leaves(jax.jit(run, static_argnums=0)(i)) for i in ("scan", "unrolled")), strict=True
     ):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["scan", "unrolled"])
+def test_time_in_second_place_gives_what_time_in_first_place_gives(implementation):
+    x, spec = jnp.asarray(RNG.normal(0.5, 0.6, (4, 2, 3)), jnp.float32), LIFSpec.current_based()
+    start = LIFState(jnp.full((2, 3), 0.3), jnp.full((2, 3), 0.1))
+
+    def run(x, time_axis):
+        def outputs(x):
+            return sbp_jax.lif(x, spec, start, implementation=implementation, time_axis=time_axis)
+
+        (output, state), pull = jax.vjp(outputs, x)
+        return output, *pull((jnp.cos(jnp.arange(output.size)).reshape(4, 2, 3).swapaxes(0, time_axis), state)), state
+
+    output, gradient, state = run(x, 0)
+    swapped, swapped_gradient, same = run(x.swapaxes(0, 1), 1)
+    np.testing.assert_array_equal(swapped.swapaxes(0, 1), output)
+    np.testing.assert_allclose(swapped_gradient.swapaxes(0, 1), gradient, rtol=1e-6)
+    np.testing.assert_array_equal(same.potential, state.potential)
 
 
 @pytest.mark.parametrize(("steps", "kept"), [(1, 1), (UNROLL_UP_TO, 1), (64, 2)])

@@ -246,6 +246,8 @@ STEP = tf.zeros((2, 3))
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), state=STEP), TypeError, "state must be a LIFState or None"),
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), state=LIFState(STEP, STEP)), ValueError, "state.current must be None"),
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), decay=tf.ones(4)), ValueError, "decay must broadcast to one step"),
+        (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), time_axis=2), ValueError, "time_axis must be 0"),
+        (lambda: sbp_tf.lif(tf.ones(3), time_axis=1), ValueError, r"\(batch, time, ...\), at least two axes"),
         (lambda: sbp_tf.LIF(decay=1.5), ValueError, r"decay must lie in \[0, 1\]"),
         (lambda: sbp_tf.LIF(threshold=float("nan")), ValueError, "threshold must be finite"),
         (lambda: sbp_tf.LIF(LIFSpec(), decay=0.5), ValueError, "either a spec or fields"),
@@ -313,6 +315,29 @@ def test_a_loop_and_unrolled_steps_give_the_same(name, mode):
     looped, wanted = (MODES[mode](lambda x, d, i=i: run(x, d, i))(x, decay) for i in ("loop", "unrolled"))
     for found, one in zip(looped, wanted, strict=True):
         np.testing.assert_allclose(found.numpy(), one.numpy(), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("implementation", ["unrolled", "loop"])
+def test_time_in_second_place_gives_what_time_in_first_place_gives(implementation, mode):
+    x, spec = tf.constant(np.random.default_rng(3).normal(0.5, 0.6, (4, 2, 3))), SPECS["current"]
+    weight = tf.constant(np.random.default_rng(4).normal(size=x.shape))
+    start = LIFState(tf.fill((2, 3), tf.constant(0.3, tf.float64)), tf.fill((2, 3), tf.constant(0.1, tf.float64)))
+
+    def run(x, weight, time_axis):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            output, state = sbp_tf.lif(x, spec, start, implementation=implementation, time_axis=time_axis)
+            value = tf.reduce_sum(output * weight) + tf.reduce_sum(tf.sin(state.potential))
+        return output, tape.gradient(value, x), state.potential
+
+    def swap(y):
+        return tf.transpose(y, [1, 0, 2])
+
+    first = MODES[mode](lambda x, weight: run(x, weight, 0))(x, weight)
+    second = MODES[mode](lambda x, weight: run(x, weight, 1))(swap(x), swap(weight))
+    for found, wanted in zip((swap(second[0]), swap(second[1]), second[2]), first, strict=True):
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-13, atol=1e-15)
 
 
 def test_the_implementation_can_be_asked_for_and_is_automatic_otherwise():

@@ -118,6 +118,20 @@ def test_state_carried_between_calls_equals_one_long_call():
         assert all(a is b is None or torch.equal(a, b) for a, b in zip(end, last, strict=True))
 
 
+@pytest.mark.parametrize("implementation", ["loop", "auto"])
+def test_time_in_second_place_gives_what_time_in_first_place_gives(implementation):
+    x = torch.tensor(np.random.default_rng(SEED).normal(0.7, 0.6, (4, 64, 256)), requires_grad=True)
+    weight = torch.tensor(np.random.default_rng(1).normal(size=x.shape))
+    spec, start = LIFSpec.current_based(), LIFState(torch.full((64, 256), 0.3).double(), torch.ones(64, 256).double())
+    output, state = sbp_torch.lif(x, spec, start, implementation=implementation)
+    (gradient,) = torch.autograd.grad((output * weight).sum() + state.potential.sin().sum(), x)
+    swapped, same = sbp_torch.lif(x.transpose(0, 1), spec, start, implementation=implementation, time_axis=1)
+    value = (swapped * weight.transpose(0, 1)).sum() + same.potential.sin().sum()
+    assert torch.equal(swapped.transpose(0, 1), output)
+    assert torch.equal(same.potential, state.potential)
+    assert torch.equal(torch.autograd.grad(value, x)[0], gradient)
+
+
 def test_a_second_batch_of_another_size_starts_afresh_and_backward_works_again():
     layer = sbp_torch.PLIF()
     for batch in (3, 5):
@@ -219,6 +233,8 @@ STATE = LIFState(torch.zeros(3))
         (lambda: sbp_torch.lif(torch.rand(2, 3).double(), state=STATE), TypeError, "dtype of x"),
         (lambda: sbp_torch.lif(torch.rand(2, 3), state=torch.zeros(3)), TypeError, "state must be a LIFState"),
         (lambda: sbp_torch.lif(torch.rand(2, 3), LIFSpec.current_based(), STATE), ValueError, "state.current"),
+        (lambda: sbp_torch.lif(torch.rand(2, 3), time_axis=2), ValueError, "time_axis must be 0"),
+        (lambda: sbp_torch.lif(torch.rand(3), time_axis=1), ValueError, r"x must have shape \(batch, time, ...\)"),
         (lambda: sbp_torch.lif(torch.rand(2, 3), 0.5), TypeError, "spec must be a LIFSpec"),
         (lambda: sbp_torch.spike(torch.ones(2, dtype=torch.int32)), TypeError, "floating-point"),
         (lambda: sbp_torch.spike(torch.ones(2), "rectangel"), ValueError, "surrogate must be one of"),
