@@ -201,9 +201,9 @@ def gradients(
 
 @app.command()
 def backends() -> None:
-    """List the backends: what is installed, versions, dtypes, devices."""
+    """List the backends: what is installed, versions, dtypes, devices, and how a neuron is computed."""
     table = Table()
-    for heading in ("backend", "versions", "runs", "dtypes", "devices"):
+    for heading in ("backend", "versions", "runs", "dtypes", "devices", "neurons"):
         table.add_column(heading)
     for name in registry.names():
         try:
@@ -212,8 +212,11 @@ def backends() -> None:
             table.add_row(name, escape(str(error)))
             continue
         versions = ", ".join(f"{package} {version}" for package, version in backend.versions.items())
-        devices = ", ".join(trainers.load(name).devices()) if name in trainers.TRAINERS else ""
-        table.add_row(name, versions, ", ".join(backend.modes), ", ".join(backend.dtypes), devices)
+        devices = neurons = ""
+        if name in trainers.TRAINERS:
+            trainer = trainers.load(name)
+            devices, neurons = ", ".join(trainer.devices()), trainer.neurons()
+        table.add_row(name, versions, ", ".join(backend.modes), ", ".join(backend.dtypes), devices, neurons)
     Console().print(table)
 
 

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
 from sbp_jax.batch_norm import BatchNorm
-from sbp_jax.functional import initial_state, lif, spike
+from sbp_jax.functional import implementation_for, initial_state, lif, spike
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import BasicBlock, ResNet, resnet18, resnet34
 from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
@@ -35,6 +35,7 @@ __all__ = [
     "Tappable",
     "branches",
     "export_weights",
+    "implementation_for",
     "import_weights",
     "initial_state",
     "lif",

@@ -18,7 +18,7 @@ from sbp_tf.layers import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_tf.losses import ShortcutLoss
 from sbp_tf.modules import BatchNorm, Conv2D, ConvolutionalReadout, Readout
 from sbp_tf.networks import ResNet, resnet18, resnet34
-from sbp_tf.neurons import initial_state, lif
+from sbp_tf.neurons import implementation_for, initial_state, lif
 from sbp_tf.scheduler import CoefficientScheduler
 from sbp_tf.shortcut import Shortcut, Tappable
 from sbp_tf.spikes import spike
@@ -43,6 +43,7 @@ __all__ = [
     "ShortcutOutput",
     "Tappable",
     "export_weights",
+    "implementation_for",
     "import_weights",
     "initial_state",
     "lif",

@@ -15,7 +15,7 @@ from sbp_core import ResNetSpec, validation
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-#: Name on the command line to the module with ``make_trainer``, ``devices`` and ``limit_threads``.
+#: Name on the command line to the module with ``make_trainer``, ``devices``, ``neurons`` and ``limit_threads``.
 TRAINERS: dict[str, str] = {name: f"sbp_lab.trainers.{name}" for name in ("jax", "tf", "torch")}
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 
 import sbp_jax
 from sbp_core import ResNetSpec
+from sbp_jax.functional import UNROLL_UP_TO
 from sbp_lab.trainers import Array, Labels, StepResult
 
 
@@ -78,6 +79,11 @@ make_trainer = JaxTrainer
 def devices() -> list[str]:
     """Return the devices that JAX sees."""
     return [str(device) for device in jax.devices()]
+
+
+def neurons() -> str:
+    """Return how a neuron is computed (:func:`sbp_jax.implementation_for`)."""
+    return f"unrolled; over {UNROLL_UP_TO} steps scan"
 
 
 def limit_threads() -> None:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import sbp_tf
 from sbp_core import ResNetSpec
 from sbp_lab.trainers import Array, Labels, StepResult
+from sbp_tf.neurons import UNROLL_UP_TO
 
 
 class AdamW:
@@ -106,6 +107,11 @@ make_trainer = TFTrainer
 def devices() -> list[str]:
     """Return the devices that TensorFlow sees."""
     return [device.name for device in tf.config.list_physical_devices()]
+
+
+def neurons() -> str:
+    """Return how a neuron is computed (:func:`sbp_tf.implementation_for`)."""
+    return f"unrolled; in a graph of over {UNROLL_UP_TO} steps loop"
 
 
 def limit_threads() -> None:

@@ -11,6 +11,7 @@ from torch import nn
 import sbp_torch
 from sbp_core import ResNetSpec
 from sbp_lab.trainers import Array, Labels, StepResult
+from sbp_torch.fused import LEAST_ELEMENTS
 
 
 class TorchTrainer:
@@ -88,6 +89,15 @@ make_trainer = TorchTrainer
 def devices() -> list[str]:
     """Return the devices that PyTorch sees."""
     return ["cpu", *(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))]
+
+
+def neurons() -> str:
+    """Return how a neuron is computed on each device (:func:`sbp_torch.implementation_for`)."""
+    found = []
+    for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
+        large, small = (sbp_torch.implementation_for(torch.empty(1, n, device=device)) for n in (LEAST_ELEMENTS, 1))
+        found.append(f"{device}: {large}" if large == small else f"{device}: {large}, {small} for small input")
+    return "; ".join(found)
 
 
 def limit_threads() -> None:

@@ -8,8 +8,10 @@ import sys
 import time
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+import sbp_torch
 from sbp_core import registry
 from sbp_lab import trainers
 from sbp_lab.cli import app
@@ -124,9 +126,11 @@ def test_a_folder_that_holds_results_is_not_written_over(tmp_path):
     assert (tmp_path / "results.json").read_text() == "{}"
 
 
-def test_backends_lists_what_is_installed_with_versions_and_devices():
+def test_backends_lists_what_is_installed_with_versions_devices_and_what_computes_a_neuron():
     done = sbp("backends")
     assert done.exit_code == 0, done.output
+    words = set(re.findall(r"\w+", done.output))
+    assert {sbp_torch.implementation_for(torch.empty(4, 1 << 16)), "unrolled", "scan"} <= words
     for name in ("torch", "tf", "jax", "keras"):
         assert re.search(rf"│ {name} +│", done.output), done.output
     assert importlib.metadata.version("torch") in done.output
