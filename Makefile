@@ -60,6 +60,8 @@ clean:
 # the peers' requirements conflict with the tests': an environment of their own, for comparing with them and timing them
 PEERS := .venv-peers
 BENCH := PYTHONPATH=.:backends:conformance $(PEERS)/bin/python benchmarks
+# glibc gives freed memory of some sizes back and takes it anew, page by page: whose, in which order, is luck
+REUSE := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
 .PHONY: peers matrix bench bench-xla
 
 peers: $(PEERS)/installed
@@ -70,16 +72,18 @@ matrix: $(PEERS)/installed
 	$(BENCH)/attach_matrix.py
 
 bench: $(PEERS)/installed
-	$(BENCH)/neuron_cpu.py
-	$(BENCH)/neuron_family.py
-	$(BENCH)/resnet_cpu.py
+	$(REUSE) $(BENCH)/neuron_cpu.py
+	$(REUSE) $(BENCH)/neuron_cpu.py --threads 1 --out benchmarks/results/neuron_cpu_one_thread.json
+	$(BENCH)/neuron_cpu.py --out benchmarks/results/neuron_cpu_default_allocator.json
+	$(REUSE) $(BENCH)/neuron_family.py
+	$(BENCH)/resnet_cpu.py --compiled
 	$(BENCH)/shortcut_torch.py
-	$(BENCH)/scaling_cpu.py --threads 1
+	$(REUSE) $(BENCH)/scaling_cpu.py --threads 1
 	$(BENCH)/plots.py
 
 bench-xla: $(PEERS)/installed $(TEST)/installed
-	$(BENCH)/neuron_jax.py
-	PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py
+	$(REUSE) $(BENCH)/neuron_jax.py
+	$(REUSE) PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py
 
 $(PEERS)/installed: conformance/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)

@@ -34,6 +34,7 @@ def machine(device="cpu"):
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load before": os.getloadavg()[0],
+        "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "system": platform.platform(),
         "python": platform.python_version(),
     }

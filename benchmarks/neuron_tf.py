@@ -114,7 +114,12 @@ def main():
         shapes = [(steps, ELEMENTS // 1024 // steps, 1024) for steps in (1, 2, 4, 5, 8, 16, 32, 64, 128, 256)]
     installed = ["tensorflow", "keras"]
     result = {
-        "machine": {"processor": platform.machine(), "cores": len(os.sched_getaffinity(0)), "clock": "process_time"},
+        "machine": {
+            "processor": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)),
+            "clock": "process_time",
+            "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
+        },
         "versions": {package: importlib.metadata.version(package) for package in installed},
         "cases": [],
     }

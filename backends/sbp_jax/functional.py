@@ -102,6 +102,15 @@ def lif(
     if decay is not None:
         decay = _checked_decay(decay, x)
 
+    last, output = _run(spec, implementation_for(x, implementation), state, x, decay)
+    return jnp.moveaxis(output, 0, time_axis), last
+
+
+# compiled by spec and shape: eagerly, a loop over a new function is compiled again in every call
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(
+    spec: LIFSpec, implementation: Literal["unrolled", "scan"], state: LIFState, x: jax.Array, decay: jax.Array | None
+) -> tuple[LIFState, jax.Array]:
     def advance(state: LIFState, now: jax.Array) -> tuple[LIFState, jax.Array]:
         output, state = dynamics.step(
             spec,
@@ -113,12 +122,12 @@ def lif(
         )
         return state, output
 
-    if implementation_for(x, implementation) == "unrolled":
+    if implementation == "unrolled":
         last, output = jax.checkpoint(lambda state, x: lax.scan(advance, state, x, unroll=x.shape[0]))(state, x)
     else:
         # in a loop nothing can be merged with its recomputation, so that needs no guard
         last, output = lax.scan(jax.checkpoint(advance, prevent_cse=False), state, x)
-    return jnp.moveaxis(output, 0, time_axis), last
+    return last, output
 
 
 def implementation_for(x: jax.Array, implementation: Implementation = "auto") -> Literal["unrolled", "scan"]:

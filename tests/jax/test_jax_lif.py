@@ -215,6 +215,28 @@ def test_time_in_second_place_gives_what_time_in_first_place_gives(implementatio
     np.testing.assert_array_equal(same.potential, state.potential)
 
 
+@pytest.mark.parametrize("implementation", ["scan", "unrolled"])
+def test_an_eager_call_and_its_gradient_compile_once(implementation):
+    compiled = []
+
+    def listen(event, seconds, **_):
+        compiled.append(event)
+
+    def run(x):
+        return jax.grad(lambda x: sbp_jax.lif(x, LIFSpec(), implementation=implementation)[0].sum())(x)
+
+    run(jnp.ones((4, 5, 7)))
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(jnp.full((4, 5, 7), 0.5))  # a new spec, but an equal one
+        again = [event for event in compiled if "backend_compile" in event]
+        run(jnp.ones((4, 5, 9)))
+        other = [event for event in compiled if "backend_compile" in event]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert (again, len(other) > 0) == ([], True)
+
+
 @pytest.mark.parametrize(("steps", "kept"), [(1, 1), (UNROLL_UP_TO, 1), (64, 2)])
 def test_little_is_kept_for_the_backward_pass(steps, kept):
     x = jnp.asarray(RNG.normal(0.5, 0.6, (steps, 8, 32)), jnp.float32)
