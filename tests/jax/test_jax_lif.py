@@ -225,12 +225,12 @@ def test_an_eager_call_and_its_gradient_compile_once(implementation):
     def run(x):
         return jax.grad(lambda x: sbp_jax.lif(x, LIFSpec(), implementation=implementation)[0].sum())(x)
 
-    run(jnp.ones((4, 5, 7)))
+    run(jnp.ones((4, 5, 7), jnp.float32))
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-        run(jnp.full((4, 5, 7), 0.5))  # a new spec, but an equal one
+        run(jnp.ones((4, 5, 7), jnp.float32))  # a new spec, but an equal one
         again = [event for event in compiled if "backend_compile" in event]
-        run(jnp.ones((4, 5, 9)))
+        run(jnp.ones((4, 5, 9), jnp.float32))
         other = [event for event in compiled if "backend_compile" in event]
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
