@@ -212,7 +212,6 @@ MODES = {
     "resumed": resumed,
     "stripped": stripped,
 }
-MIRRORED = "MirroredStrategy"
 
 
 def cell(name, mode):
