@@ -230,10 +230,8 @@ def mirrors():
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.matrix(n, "TensorFlow", MIRRORED)) for n in ATTACHED]
-)
-def test_two_replicas_with_half_the_batch_give_the_steps_of_one(name):
+@pytest.mark.parametrize(("name", "mode"), [cell(name, "MirroredStrategy") for name in ATTACHED])
+def test_two_replicas_with_half_the_batch_give_the_steps_of_one(name, mode):
     if os.environ.get("SBP_TEST_DEVICES") != "2":
         pytest.skip("one device: test_two_replicas_are_tested_in_a_process_of_their_own starts a process with two")
     x, labels, batch_axis = ATTACHED[name][2], LABELS, 0 if name == "sbp ResNet" else 1
