@@ -58,6 +58,7 @@ def through_msgpack(state):
     return numbers(serialization.msgpack_restore(serialization.msgpack_serialize(names(state))), state)
 
 
+@pytest.mark.matrix("nnx, by path", "JAX", "resumed")
 @pytest.mark.parametrize("store", [through_pickle, through_msgpack])
 def test_a_resumed_training_is_the_uninterrupted_one_bit_by_bit(store):
     model, optimizer = make()
