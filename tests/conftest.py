@@ -5,6 +5,7 @@ are cells carries ``matrix`` without arguments, so that ``pytest -m matrix`` run
 its cells to one file, but not xdist's workers: their reports reach their controller. The first process prints it.
 """
 
+import collections
 import json
 import os
 import re
@@ -27,10 +28,12 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    for place, item in enumerate(items):
+    places = collections.Counter()
+    for item in items:
+        places[item.path.name] += 1
         for mark in item.iter_markers("matrix"):
             if mark.args:
-                item.user_properties.append(("matrix", [*mark.args, [item.path.name, place]]))
+                item.user_properties.append(("matrix", [*mark.args, [item.path.name, places[item.path.name]]]))
 
 
 @pytest.fixture
