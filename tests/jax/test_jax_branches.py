@@ -2,7 +2,6 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,25 +156,6 @@ def test_a_branch_of_ones_own_that_does_not_fit_is_refused():
         )
 
 
-class EquinoxNet(eqx.Module):
-    block1: eqx.nn.Linear
-    block2: eqx.nn.Linear
-    head: eqx.nn.Linear
-
-    def __init__(self, key):
-        keys = jax.random.split(key, 3)
-        self.block1, self.block2 = eqx.nn.Linear(6, 8, key=keys[0]), eqx.nn.Linear(8, 5, key=keys[1])
-        self.head = eqx.nn.Linear(5, 3, key=keys[2])
-
-    def __call__(self, x):
-        def each(layer):
-            return jax.vmap(jax.vmap(layer))
-
-        taps = {"block2": None, "block1": each(self.block1)(x)}
-        taps["block2"] = jnp.tanh(each(self.block2)(taps["block1"]))
-        return each(self.head)(taps["block2"]).mean(0), taps
-
-
 class LinenNet(linen.Module):
     @linen.compact
     def __call__(self, x):
@@ -188,62 +168,9 @@ def plain(weights, x):
     return (hidden @ weights["out"]).mean(0), {"hidden": hidden}
 
 
-def equinox():
-    net = EquinoxNet(jax.random.key(0))
-    arrays, rest = eqx.partition(net, eqx.is_array)
-    return arrays, lambda arrays, x: eqx.combine(arrays, rest)(x), branches.channels(net, X)
-
-
-def through_linen():
-    net = LinenNet()
-
-    def run(variables, x):
-        logits, state = net.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
-        return logits, branches.from_linen(state["intermediates"], ("block2", "block1"))
-
-    variables = net.init(jax.random.key(0), X)
-    return variables, run, branches.channels(run, variables, X)
-
-
 def function():
     weights = {"in": jnp.asarray(RNG.normal(size=(6, 8))), "out": jnp.asarray(RNG.normal(size=(8, 3)))}
     return weights, plain, branches.channels(plain, weights, jax.ShapeDtypeStruct(X.shape, X.dtype))
-
-
-@pytest.mark.parametrize("make", [equinox, through_linen, function])
-def test_whatever_returns_its_taps_trains_with_branches_and_compiles_once(make):
-    weights, net, channels = make()
-    params = branches.init(jax.random.key(1), channels, 3)
-    logits, tapped = net(weights, X)
-    wanted = np.asarray(logits, np.float64)
-    for tap, branch in params.items():
-        wanted += 0.25 * (np.asarray(tapped[tap], np.float64).mean(0) @ branch["kernel"] + branch["bias"])
-    np.testing.assert_allclose(branches.apply(params, logits, tapped, 0.25), wanted, rtol=1e-5, atol=1e-6)
-
-    optimizer, traces = optax.adam(0.05), []
-
-    @jax.jit
-    def train_step(trained, moments, coefficient):
-        traces.append(coefficient)
-
-        def loss(trained):
-            weights, params = trained
-            summed = branches.apply(params, *net(weights, X), coefficient)
-            return optax.softmax_cross_entropy_with_integer_labels(summed, LABELS).mean()
-
-        value, gradients = jax.value_and_grad(loss)(trained)
-        updates, moments = optimizer.update(gradients, moments)
-        return optax.apply_updates(trained, updates), moments, value, gradients
-
-    trained, moments, losses = (weights, params), optimizer.init((weights, params)), []
-    for step in range(1, 11):
-        coefficient = jnp.float32(0.5 * (1 - step / 10))
-        trained, moments, value, gradients = train_step(trained, moments, coefficient)
-        losses.append(value.item())
-        moves = [bool(leaf.any()) for leaf in jax.tree.leaves(gradients[1])]
-        assert moves == [step < 10] * len(moves)  # the last coefficient is 0
-    assert len(traces) == 1
-    assert losses[-1] < losses[0]
 
 
 def test_params_start_as_every_linear_layer_and_no_two_alike():

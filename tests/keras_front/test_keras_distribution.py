@@ -30,14 +30,14 @@ def over_tensorflows_mirrors():
         half = tf.config.LogicalDeviceConfiguration()
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [half, half])
     if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.skip("this process has one device: test_keras_backends.py starts one with SBP_TEST_DEVICES=2")
+        pytest.skip("one device: test_keras_backends.py starts one with SBP_TEST_DEVICES=2")
     return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope()
 
 
 def over_jax_devices():
     devices = keras.distribution.list_devices()
     if len(devices) < 2:
-        pytest.skip("this process has one device: XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two")
+        pytest.skip("one device: XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two")
     return keras.distribution.DataParallel(devices=devices[:2]).scope()
 
 
@@ -58,10 +58,11 @@ def trained(spec):
     return model, history
 
 
+@pytest.mark.matrix("functional", f"Keras on {keras.backend.backend()}", "over 2 devices")
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_two_devices_train_as_one_does(spec):
     if keras.backend.backend() not in OVER_TWO:
-        pytest.skip("Keras distributes on TensorFlow and JAX; on PyTorch it leaves that to PyTorch")
+        pytest.skip("left to PyTorch: Keras distributes on TensorFlow and JAX")
     over_two = OVER_TWO[keras.backend.backend()]()
     one, alone = trained(spec)
     with contextlib.ExitStack() as stack:

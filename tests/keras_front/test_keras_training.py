@@ -14,6 +14,7 @@ from sbp_core import Constant, Cosine, Evolutionary
 from sbp_core.specs.losses import LossSpec
 
 TAPS, CLASSES, TIME = ["layer1", "layer2"], 3, 4
+CELL = ("functional", f"Keras on {keras.backend.backend()}")
 
 
 def make_net(**head):
@@ -66,6 +67,7 @@ def uninterrupted():
     return model, history
 
 
+@pytest.mark.matrix(*CELL, "resumed from .keras")
 @pytest.mark.parametrize("goes_on", ["a fit with the callback", "a fit without one"])
 def test_a_model_saved_in_the_middle_resumes_bit_for_bit(tmp_path, uninterrupted, goes_on):
     whole, history = uninterrupted
@@ -92,6 +94,7 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.matrix(*CELL, "BackupAndRestore")
 def test_a_backup_restores_an_interrupted_fit_bit_for_bit(tmp_path, uninterrupted):
     with pytest.raises(KeyboardInterrupt):
         fit(make_model(), callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "backup"), Stop()])
@@ -101,6 +104,7 @@ def test_a_backup_restores_an_interrupted_fit_bit_for_bit(tmp_path, uninterrupte
     same_weights(again, uninterrupted[0])
 
 
+@pytest.mark.matrix(*CELL, "EarlyStopping")
 def test_the_best_weights_come_back_with_their_step_and_a_checkpoint_is_the_same(tmp_path):
     x, y = data()
     model = make_model()
@@ -121,6 +125,7 @@ def test_the_best_weights_come_back_with_their_step_and_a_checkpoint_is_the_same
     np.testing.assert_array_equal(saved.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
+@pytest.mark.matrix(*CELL, "TensorBoard")
 def test_tensorboard_gets_the_coefficient(tmp_path):
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip("tensorboard is not installed")
@@ -200,6 +205,7 @@ def loss_by_hand(spec, main, branches, y, coefficient):
 ENDINGS = [*((name, "Readout") for name in SPECS), ("both", "GlobalAveragePooling1D")]
 
 
+@pytest.mark.matrix(*CELL, "TET, distillation")
 @pytest.mark.parametrize(("name", "ending"), ENDINGS)
 def test_a_loss_spec_is_what_fit_minimises(name, ending, tmp_path):
     spec = SPECS[name]

@@ -16,6 +16,7 @@ from sbp_core import Constant, Evolutionary, ResNetSpec
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
 from sbp_torch.lightning import ShortcutCallback  # noqa: E402
 
+LIGHTNING = pytest.mark.matrix("sbp ResNet", "PyTorch", "Lightning")
 SPEC = ResNetSpec(depths=(1, 1), widths=(2, 2), in_channels=1, num_classes=3, time_steps=1)
 DATA = TensorDataset(torch.rand(12, 1, 4, 4, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 3)
 
@@ -48,6 +49,7 @@ def fit(module, schedule, data=DATA, path=None, **arguments):
     return trainer
 
 
+@LIGHTNING
 def test_every_step_uses_the_schedule_of_its_number_and_all_steps_are_counted():
     module = Module()
     trainer = fit(module, Evolutionary(initial=0.6))
@@ -75,6 +77,7 @@ def test_a_schedule_per_epoch_learns_the_length_of_one():
     np.testing.assert_allclose(module.seen, [0.5, 0.5, 0.5, 0.0, 0.0, 0.0])
 
 
+@LIGHTNING
 def test_training_resumes_exactly_from_a_checkpoint(tmp_path):
     schedule = Evolutionary(initial=0.6, total_steps=6)
     modules = []

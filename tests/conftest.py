@@ -1,0 +1,96 @@
+"""The matrix: what a Shortcut was attached to, in which framework and mode, printed as tables after a run.
+
+A test that is a cell carries ``@pytest.mark.matrix(attached, framework, mode)``; one that starts a process whose tests
+are cells carries ``matrix`` without arguments, so that ``pytest -m matrix`` runs it too. Every process of pytest adds
+its cells to one file, but not xdist's workers: their reports reach their controller. The first process prints it.
+"""
+
+import collections
+import json
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+FILE = "SBP_MATRIX_FILE"  # in the environment: whoever finds it there adds to the file and prints nothing
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        return
+    first = FILE not in os.environ
+    if first:
+        handle, os.environ[FILE] = tempfile.mkstemp(prefix="sbp_matrix_", suffix=".jsonl")
+        os.close(handle)
+    config.pluginmanager.register(Matrix(Path(os.environ[FILE]), first), "sbp_matrix")
+
+
+def pytest_collection_modifyitems(items):
+    places = collections.Counter()
+    for item in items:
+        places[item.path.name] += 1
+        for mark in item.iter_markers("matrix"):
+            if mark.args:
+                item.user_properties.append(("matrix", [*mark.args, [item.path.name, places[item.path.name]]]))
+
+
+@pytest.fixture
+def matrix_says(record_property):
+    """Say in a word or two what a cell found, where that is more than ``ok``."""
+    return lambda words: record_property("matrix says", words)
+
+
+class Matrix:
+    """Writes down the cells of this process; the first process prints them all."""
+
+    def __init__(self, path, first):
+        self.path, self.first = path, first
+
+    def pytest_runtest_logreport(self, report):
+        cells = [value for name, value in report.user_properties if name == "matrix"]
+        if cells and (report.when == "call" or not report.passed):
+            with self.path.open("a") as file:
+                file.writelines(json.dumps([*cell, outcome(report)]) + "\n" for cell in cells)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if self.first:
+            cells = [json.loads(line) for line in self.path.read_text().splitlines()]
+            for framework in sorted({cell[1] for cell in cells}):
+                terminalreporter.section(f"shortcuts in {framework}")
+                for line in table([cell for cell in cells if cell[1] == framework]):
+                    terminalreporter.write_line(line)
+
+    def pytest_unconfigure(self):
+        if self.first:
+            del os.environ[FILE]
+            self.path.unlink()
+
+
+def outcome(report):
+    """Return what a cell of the table says about a test."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        return re.sub(r"^(\S+) is not installed.*", r"no \1", re.split("[:;,]", reason)[0])
+    said = [value for name, value in report.user_properties if name == "matrix says"]
+    return (said or ["ok"])[-1] if report.passed else "FAILS"
+
+
+def together(outcomes):
+    """Return what a cell of several tests says: a failure before what ran, and that before a skip."""
+    ran = [text for text in outcomes if text.startswith("ok")]
+    return "FAILS" if "FAILS" in outcomes else (ran or outcomes)[0]
+
+
+def table(cells):
+    """Return the lines of a Markdown table of one framework's cells, in the order in which the tests are written."""
+    cells = sorted(cells, key=lambda cell: cell[3])
+    modes = list(dict.fromkeys(mode for _, _, mode, _, _ in cells))
+    found = {}
+    for attached, _, mode, _, text in cells:
+        found.setdefault(attached, {}).setdefault(mode, []).append(text)
+    yield "| | " + " | ".join(modes) + " |"
+    yield "|" + "---|" * (len(modes) + 1)
+    for attached, row in found.items():
+        yield f"| {attached} | " + " | ".join(together(row[mode]) if mode in row else "-" for mode in modes) + " |"
