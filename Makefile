@@ -34,7 +34,7 @@ core: wheel
 	$(PYTEST) --doctest-modules --pyargs $(PACKAGES)
 
 adapters: wheel
-	$(PYTEST) tests --ignore tests/core --ignore tests/conformance
+	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests --ignore tests/core --ignore tests/conformance
 	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
 
 conformance: wheel
@@ -52,6 +52,8 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/pip $(INSTALL) ".[dev]"
 	# apart: Triton and TensorFlow abort where one process loads both
 	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/triton triton==3.9.0
+	# apart: their requirements conflict with the others'; the matrix and SpikingJelly's example import them
+	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
 	touch $@
 
 clean:
@@ -62,13 +64,17 @@ PEERS := .venv-peers
 BENCH := PYTHONPATH=.:backends:conformance $(PEERS)/bin/python benchmarks
 # glibc gives freed memory of some sizes back and takes it anew, page by page: whose, in which order, is luck
 REUSE := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
-.PHONY: peers matrix bench bench-xla
+.PHONY: peers matrix matrix-peers bench bench-xla
 
 peers: $(PEERS)/installed
 	PYTHONPATH=. $(PEERS)/bin/python conformance/peers --out docs/peers.md
 
-# what a PyTorch Shortcut was attached to, and in which modes: real runs
-matrix: $(PEERS)/installed
+# what a Shortcut is attached to x mode, a table for each framework
+matrix: wheel
+	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests -m matrix
+
+# every PyTorch network also in two processes
+matrix-peers: $(PEERS)/installed
 	$(BENCH)/attach_matrix.py
 
 bench: $(PEERS)/installed

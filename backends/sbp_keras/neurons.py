@@ -70,6 +70,8 @@ class LIF(keras.layers.Layer):
             raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
         self.spec: LIFSpec = spec if spec is not None else self._defaults(**fields)
         self.return_state = return_state
+        # looked up once: torch.compile breaks its graph at an import
+        self._lif = native.adapter().lif
 
     def build(self, input_shape: Any) -> None:
         """Create the weight of a learnt decay."""
@@ -88,9 +90,7 @@ class LIF(keras.layers.Layer):
         decay = None
         if self.decay_logit is not None:
             decay = ops.cast(ops.sigmoid(self.decay_logit), inputs.dtype)
-        output, final = native.adapter().lif(
-            inputs, self.spec, _native_state(self.spec, state), decay=decay, time_axis=1
-        )
+        output, final = self._lif(inputs, self.spec, _native_state(self.spec, state), decay=decay, time_axis=1)
         if state is None and not self.return_state:
             return output
         return output, _keras_state(self.spec, final)

@@ -64,8 +64,14 @@ class BatchNorm(tf.Module):
         self.momentum = momentum
         self.weight = tf.Variable(tf.ones(channels, dtype), name="weight")
         self.bias = tf.Variable(tf.zeros(channels, dtype), name="bias")
-        self.running_mean = tf.Variable(tf.zeros(channels, dtype), trainable=False, name="running_mean")
-        self.running_var = tf.Variable(tf.ones(channels, dtype), trainable=False, name="running_var")
+        # under a tf.distribute strategy each replica keeps its own, and reading them gives their mean
+        shared = {
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.MEAN,
+        }
+        self.running_mean = tf.Variable(tf.zeros(channels, dtype), name="running_mean", **shared)
+        self.running_var = tf.Variable(tf.ones(channels, dtype), name="running_var", **shared)
 
     def __call__(self, x: tf.Tensor, training: bool) -> tf.Tensor:
         """Normalise ``x`` with its own statistics in training, else with the running ones."""

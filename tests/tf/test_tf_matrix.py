@@ -271,9 +271,28 @@ def test_two_replicas_with_half_the_batch_give_the_steps_of_one(name, mode):
         close(found, list(twin.trainable_variables), rtol=1e-3, atol=1e-5)
 
 
+def test_statistics_of_replicas_with_halves_that_differ_are_read_as_their_mean():
+    if os.environ.get("SBP_TEST_DEVICES") != "2":
+        pytest.skip("one device: test_two_replicas_are_tested_in_a_process_of_their_own starts a process with two")
+    strategy, halves = mirrors(), np.split(IMAGES, 2)
+    with strategy.scope():
+        model = wrapped("sbp ResNet")
+    x = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(halves[context.replica_id_in_sync_group])
+    )
+    strategy.run(lambda x: model(x, training=True), (x,))
+    twins = [wrapped("sbp ResNet") for _ in halves]
+    for twin, half in zip(twins, halves, strict=True):
+        twin(tf.constant(half), training=True)
+    for part in ("running_mean", "running_var"):
+        first, second = (getattr(twin.main.stem.bn, part).numpy() for twin in twins)
+        assert (first != second).any()
+        np.testing.assert_allclose(getattr(model.main.stem.bn, part).numpy(), (first + second) / 2, rtol=1e-5)
+
+
 @pytest.mark.matrix
 def test_two_replicas_are_tested_in_a_process_of_their_own():
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "replicas_with_half"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "replicas_with_hal"]
     environment = os.environ | {"SBP_TEST_DEVICES": "2"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
-    assert f"{len(ATTACHED)} passed" in result.stdout, result.stdout[-6000:] + result.stderr[-3000:]
+    assert f"{len(ATTACHED) + 1} passed" in result.stdout, result.stdout[-6000:] + result.stderr[-3000:]

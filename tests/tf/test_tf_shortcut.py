@@ -37,17 +37,6 @@ class Own(tf.Module):
         return self.head(hidden) if taps is None else (self.head(hidden), {"hidden": hidden})
 
 
-def test_training_adds_the_branches_times_the_coefficient():
-    model = shortcut(coefficient=0.25)
-    main, tapped = model.main(images(), training=True, taps=["layer1", "stem"])
-    wanted = main.numpy()
-    for tap in ("layer1", "stem"):
-        branch = model.branches[tap]
-        pooled = tapped[tap].numpy().mean(axis=(2, 3))
-        wanted = wanted + 0.25 * (pooled @ branch.weight.numpy() + branch.bias.numpy()).mean(0)
-    np.testing.assert_allclose(model(images(), training=True).numpy(), wanted, rtol=1e-5, atol=1e-6)
-
-
 def test_outside_training_the_branches_do_not_run():
     model = shortcut()
     for branch in model.branches.values():
@@ -74,19 +63,6 @@ def test_strip_gives_back_the_net_with_nothing_on_it():
     model(images(), training=True)
     assert model.strip() is model.main is net
     assert set(vars(net)) == before
-
-
-def test_the_coefficient_moves_without_a_new_trace_eager_traced_and_compiled():
-    for compiled in (False, True):
-        model = sbp_tf.Shortcut(Own(), ["hidden"], 5)
-        step = tf.function(lambda x, model=model: model(x, training=True), jit_compile=compiled)
-        x = tf.random.normal((3, 2, 4))
-        main = model(x).numpy()
-        branch = model(x, training=True).numpy() - main
-        for value in (0.5, 0.25, 0.0):
-            model.coefficient.assign(value)
-            np.testing.assert_allclose(step(x).numpy(), main + value * branch, rtol=1e-5, atol=1e-6)
-        assert step.experimental_get_tracing_count() == 1
 
 
 def test_a_whole_training_step_compiles_once_and_creates_no_variable_later():
@@ -181,20 +157,6 @@ def test_the_scheduler_starts_at_step_1_and_resumes():
     for _ in range(5):
         resumed.step()
     assert float(other.coefficient) == 0.0
-
-
-def test_a_checkpoint_keeps_model_and_iteration(tmp_path):
-    schedule = Evolutionary(initial=0.25, total_steps=4)
-    model = shortcut()
-    scheduler = sbp_tf.CoefficientScheduler(model, schedule)
-    scheduler.step()
-    path = tf.train.Checkpoint(model=model, scheduler=scheduler).save(str(tmp_path / "at"))
-    other = shortcut()
-    resumed = sbp_tf.CoefficientScheduler(other, schedule)
-    tf.train.Checkpoint(model=other, scheduler=resumed).restore(path).assert_consumed()
-    assert resumed.state_dict() == {"iteration": 2}
-    assert float(other.coefficient) == 0.125
-    np.testing.assert_array_equal(other(images(), training=True), model(images(), training=True))
 
 
 def test_a_net_with_logits_of_each_step_gets_branches_of_each_step_for_supervision_of_every_step():
