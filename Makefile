@@ -78,18 +78,26 @@ matrix-peers: $(PEERS)/installed
 	$(BENCH)/attach_matrix.py
 
 bench: $(PEERS)/installed
-	$(REUSE) $(BENCH)/neuron_cpu.py
-	$(REUSE) $(BENCH)/neuron_cpu.py --threads 1 --out benchmarks/results/neuron_cpu_one_thread.json
-	$(BENCH)/neuron_cpu.py --out benchmarks/results/neuron_cpu_default_allocator.json
+	$(REUSE) $(BENCH)/neuron_cpu.py --rounds 31
+	$(REUSE) $(BENCH)/neuron_cpu.py --rounds 21 --threads 1 --batch 16 --out benchmarks/results/neuron_cpu_one_thread.json
+	$(BENCH)/neuron_cpu.py --rounds 21 --out benchmarks/results/neuron_cpu_default_allocator.json
 	$(REUSE) $(BENCH)/neuron_family.py
-	$(BENCH)/resnet_cpu.py --compiled
-	$(BENCH)/shortcut_torch.py
-	$(REUSE) $(BENCH)/scaling_cpu.py --threads 1
+	$(REUSE) $(BENCH)/resnet_cpu.py --rounds 11 --compiled
+	$(BENCH)/resnet_cpu.py --rounds 11 --out benchmarks/results/resnet_cpu_default_allocator.json
+	$(REUSE) $(BENCH)/shortcut_torch.py --rounds 21
+	$(REUSE) $(BENCH)/scaling_cpu.py --rounds 11 --threads 1
 	$(BENCH)/plots.py
 
+# one core by processor time, then every core by the clock. XLA's own results above 32 MB are fresh pages whatever the
+# allocator: there the copies are left to be so too
+BENCH_ONE := PYTHONPATH=.:backends:conformance taskset -c 0 $(PEERS)/bin/python benchmarks
+ONE := taskset -c 0
 bench-xla: $(PEERS)/installed $(TEST)/installed
-	$(REUSE) $(BENCH)/neuron_jax.py
-	$(REUSE) PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py
+	$(REUSE) $(BENCH_ONE)/neuron_jax.py --batch 16
+	$(BENCH_ONE)/neuron_jax.py --batch 64 --out benchmarks/results/neuron_jax_fresh_pages.json
+	$(REUSE) $(BENCH)/neuron_jax.py --batch 16 --wall --out benchmarks/results/neuron_jax_wall.json
+	$(REUSE) PYTHONPATH=.:backends $(ONE) $(TEST)/bin/python benchmarks/neuron_tf.py
+	$(REUSE) PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py --wall --out benchmarks/results/neuron_tf_wall.json
 
 $(PEERS)/installed: conformance/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)

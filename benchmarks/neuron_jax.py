@@ -4,7 +4,8 @@
 
 The paper's neuron (hard reset, rectangle of width 1) in float32. Three copies (``jnp.copy``) are all the memory traffic
 it needs. Contenders take turns within each round; the figures are medians of their ratios to the copies of the same
-round, in processor time of the whole process, which other work on the machine disturbs less than the clock.
+round, in processor time of the whole process, which other work on the machine disturbs less than the clock; or by the
+clock, on every core (``--wall``).
 Copies into fresh memory pages cost up to three times those into used ones, and vary: hence the second column.
 spyx, where it is installed, runs its own LIF with its rectangle in the scan that it recommends. Notes: notes_xla.md.
 """
@@ -16,10 +17,12 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+if "--wall" not in sys.argv:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
 import jax
 import jax.numpy as jnp
@@ -88,15 +91,15 @@ def contenders(names):
     return {name: make() for name, make in made.items() if not names or name in names or name == "three copies"}
 
 
-def measure(runs, shape, rounds):
-    """Return each contender's processor times in seconds, round by round."""
+def measure(runs, shape, rounds, clock):
+    """Return each contender's times by a clock in seconds, round by round."""
     x, cotangent = (jax.random.normal(jax.random.key(seed), shape) for seed in (0, 1))
     times = {name: [] for name in runs}
     for round_ in range(rounds + 2):
         for name, run in runs.items():
-            start = time.process_time()
+            start = clock()
             result = jax.block_until_ready(run(x, cotangent))
-            passed = time.process_time() - start
+            passed = clock() - start
             del result
             if round_ >= 2:
                 times[name].append(passed)
@@ -118,6 +121,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, action="append", help="batch sizes; 16 and 64 by default")
     parser.add_argument("--steps", action="store_true", help="T = 1..256 with the number of elements kept")
+    parser.add_argument("--wall", action="store_true", help="by the clock, on every core")
     parser.add_argument("--only", action="append", help="names of contenders")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/neuron_jax.json"))
     arguments = parser.parse_args()
@@ -129,7 +133,7 @@ def main():
         "machine": {
             "processor": platform.machine(),
             "cores": len(os.sched_getaffinity(0)),
-            "clock": "process_time",
+            "clock": "perf_counter" if arguments.wall else "process_time",
             "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         },
         "versions": {package: importlib.metadata.version(package) for package in installed},
@@ -138,7 +142,7 @@ def main():
     runs = contenders(arguments.only)
     for shape in shapes:
         print(f"\nLIF forward + backward, float32, shape {shape}, {arguments.rounds} rounds\n")
-        times = measure(runs, shape, arguments.rounds)
+        times = measure(runs, shape, arguments.rounds, time.perf_counter if arguments.wall else time.process_time)
         table(times)
         result["cases"].append({"shape": shape, "seconds": times})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,8 @@
 
 The paper's neuron (hard reset, rectangle of width 1) in float32. Three copies (``DeepCopy``) are all the memory traffic
 it needs. Contenders take turns within each round; the figures are medians of their ratios to the copies of the same
-round, in processor time of the whole process, which other work on the machine disturbs less than the clock.
+round, in processor time of the whole process, which other work on the machine disturbs less than the clock; or by the
+clock, on every core (``--wall``).
 Copies into fresh memory pages cost up to three times those into used ones, and vary: hence the second column.
 Notes: notes_xla.md.
 """
@@ -15,10 +16,12 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+if "--wall" not in sys.argv:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
 import tensorflow as tf
@@ -72,8 +75,8 @@ def contenders(names):
     return {name: run for name, run in made.items() if not names or name in names or name == "three copies"}
 
 
-def measure(runs, shape, rounds):
-    """Return each contender's processor times in seconds, round by round."""
+def measure(runs, shape, rounds, clock):
+    """Return each contender's times by a clock in seconds, round by round."""
     x, cotangent = (tf.random.stateless_normal(shape, (0, seed)) for seed in (0, 1))
     # in Keras the batch comes first
     swapped = tuple(tf.experimental.numpy.swapaxes(value, 0, 1) for value in (x, cotangent))
@@ -81,10 +84,10 @@ def measure(runs, shape, rounds):
     for round_ in range(rounds + 2):
         for name, run in runs.items():
             inputs = swapped if "keras" in name else (x, cotangent)
-            start = time.process_time()
+            start = clock()
             result = run(*inputs)
             result[-1].numpy()  # on a CPU this waits, and shares the memory
-            passed = time.process_time() - start
+            passed = clock() - start
             del result
             if round_ >= 2:
                 times[name].append(passed)
@@ -106,6 +109,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, action="append", help="batch sizes; 16 and 64 by default")
     parser.add_argument("--steps", action="store_true", help="T = 1..256 with the number of elements kept")
+    parser.add_argument("--wall", action="store_true", help="by the clock, on every core")
     parser.add_argument("--only", action="append", help="names of contenders")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/neuron_tf.json"))
     arguments = parser.parse_args()
@@ -117,18 +121,19 @@ def main():
         "machine": {
             "processor": platform.machine(),
             "cores": len(os.sched_getaffinity(0)),
-            "clock": "process_time",
+            "clock": "perf_counter" if arguments.wall else "process_time",
             "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         },
         "versions": {package: importlib.metadata.version(package) for package in installed},
         "cases": [],
     }
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
+    if not arguments.wall:
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
     runs = contenders(arguments.only)
     for shape in shapes:
         print(f"\nLIF forward + backward, float32, shape {shape}, {arguments.rounds} rounds\n")
-        times = measure(runs, shape, arguments.rounds)
+        times = measure(runs, shape, arguments.rounds, time.perf_counter if arguments.wall else time.process_time)
         table(times)
         result["cases"].append({"shape": shape, "seconds": times})
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
