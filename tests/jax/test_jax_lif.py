@@ -1,11 +1,13 @@
 """The neuron over time, against a loop in plain NumPy and the reference's adjoint."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import sbp_jax
 from sbp_core import LIFSpec, LIFState, Triangle
@@ -213,6 +215,16 @@ def test_time_in_second_place_gives_what_time_in_first_place_gives(implementatio
     np.testing.assert_array_equal(swapped.swapaxes(0, 1), output)
     np.testing.assert_allclose(swapped_gradient.swapaxes(0, 1), gradient, rtol=1e-6)
     np.testing.assert_array_equal(same.potential, state.potential)
+
+
+def test_xla_makes_one_pass_of_batch_norm_and_neuron():
+    x, bn = jnp.ones((4, 5, 3, 3, 6), jnp.float32), sbp_jax.BatchNorm(6, rngs=nnx.Rngs(0))
+    bn.eval()
+    graph, state = nnx.split(bn)
+    run = jax.jit(lambda state, x: sbp_jax.lif(nnx.merge(graph, state)(x))[0])
+    text = run.lower(state, x).compile().as_text()
+    whole = re.findall(r"= f32\[4,5,3,3,6\]\S* (\w+)\(", text[text.index("ENTRY") :])
+    assert whole == ["parameter", "fusion"]
 
 
 @pytest.mark.parametrize("implementation", ["scan", "unrolled"])

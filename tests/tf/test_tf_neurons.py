@@ -1,5 +1,7 @@
 """The neuron over time, against a plain loop in NumPy and gradients by hand: eager, traced and compiled."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -358,6 +360,14 @@ def test_the_implementation_can_be_asked_for_and_is_automatic_otherwise():
         sbp_tf.lif(short, implementation="fused")
     with pytest.raises(ValueError, match=r"'unrolled' needs a known number of time steps, got shape \(None, 2\)"):
         tf.function(lambda x: sbp_tf.lif(x, implementation="unrolled")).get_concrete_function(tf.TensorSpec((None, 2)))
+
+
+def test_xla_makes_one_pass_of_batch_norm_and_neuron():
+    x, bn = tf.ones((4, 5, 3, 3, 6)), sbp_tf.BatchNorm(6, epsilon=1e-5, momentum=0.1)
+    run = tf.function(lambda x: sbp_tf.lif(bn(x, False))[0], jit_compile=True)
+    text = run.experimental_get_compiler_ir(x)(stage="optimized_hlo")
+    whole = re.findall(r"= f32\[4,5,3,3,6\]\S* (\w+)\(", text[text.index("ENTRY") :])
+    assert whole == ["parameter", "fusion"]
 
 
 def test_the_loop_keeps_no_intermediate_of_its_steps_for_the_backward_pass():
