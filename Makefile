@@ -90,13 +90,12 @@ bench: $(PEERS)/installed
 
 # one core by processor time, then every core by the clock. XLA's own results above 32 MB are fresh pages whatever the
 # allocator: there the copies are left to be so too
-BENCH_ONE := PYTHONPATH=.:backends:conformance taskset -c 0 $(PEERS)/bin/python benchmarks
-ONE := taskset -c 0
+ONE := taskset -c 0 env
 bench-xla: $(PEERS)/installed $(TEST)/installed
-	$(REUSE) $(BENCH_ONE)/neuron_jax.py --batch 16
-	$(BENCH_ONE)/neuron_jax.py --batch 64 --out benchmarks/results/neuron_jax_fresh_pages.json
+	$(REUSE) $(ONE) $(BENCH)/neuron_jax.py --batch 16
+	$(ONE) $(BENCH)/neuron_jax.py --batch 64 --out benchmarks/results/neuron_jax_fresh_pages.json
 	$(REUSE) $(BENCH)/neuron_jax.py --batch 16 --wall --out benchmarks/results/neuron_jax_wall.json
-	$(REUSE) PYTHONPATH=.:backends $(ONE) $(TEST)/bin/python benchmarks/neuron_tf.py
+	$(REUSE) $(ONE) PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py
 	$(REUSE) PYTHONPATH=.:backends $(TEST)/bin/python benchmarks/neuron_tf.py --wall --out benchmarks/results/neuron_tf_wall.json
 
 $(PEERS)/installed: conformance/peers/requirements.txt

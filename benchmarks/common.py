@@ -1,19 +1,17 @@
-"""What the benchmarks share: rounds in turn, ratios of the same round, the machine, whole results."""
+"""What the benchmarks of PyTorch share: rounds in turn, the machine, tables."""
 
 import argparse
 import gc
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
-import statistics
 import time
 from pathlib import Path
 
 import torch
+from record import RESULTS, allocator
 
-RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "numba", "triton", "spikingjelly", "snntorch", "norse")
 
 
@@ -34,7 +32,7 @@ def machine(device="cpu"):
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load before": os.getloadavg()[0],
-        "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
+        "allocator": allocator(),
         "system": platform.platform(),
         "python": platform.python_version(),
     }
@@ -67,11 +65,6 @@ def take_turns(runs, rounds, synchronize=lambda: None):
     return times
 
 
-def ratio(times, name, base):
-    """Return the median over rounds of a contender's time over another's in the same round."""
-    return statistics.median(a / b for a, b in zip(times[name], times[base], strict=True))
-
-
 def differentiated(forward, x, cotangent):
     """Return a forward and backward pass of ``forward``."""
 
@@ -89,14 +82,6 @@ def three_copies(x):
         return [source.clone() for _ in range(3)]
 
     return run
-
-
-def write(path, result):
-    """Write a result as JSON: the whole file or none of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(path)
 
 
 def table(headings, rows):

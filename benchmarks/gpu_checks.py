@@ -14,8 +14,9 @@ import traceback
 from pathlib import Path
 
 import torch
-from common import RESULTS, differentiated, machine, ratio, table, take_turns, three_copies, write
+from common import differentiated, machine, table, take_turns, three_copies
 from peer_neurons import installed
+from record import RESULTS, ratio, write
 from torch import nn
 
 import sbp_torch

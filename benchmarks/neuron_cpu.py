@@ -8,8 +8,9 @@ medians of their ratios to the copies of the same round. Peers take part where t
 import statistics
 
 import torch
-from common import arguments, differentiated, machine, ratio, table, take_turns, three_copies, write
+from common import arguments, differentiated, machine, table, take_turns, three_copies
 from peer_neurons import installed
+from record import ratio, write
 
 import sbp_torch
 from sbp_core import LIFSpec

@@ -6,7 +6,8 @@ Not one lucky case: each neuron below in float32, (4, 16, 64, 32, 32), with the 
 import statistics
 
 import torch
-from common import arguments, differentiated, machine, ratio, table, take_turns, three_copies, write
+from common import arguments, differentiated, machine, table, take_turns, three_copies
+from record import ratio, write
 
 import sbp_torch
 from sbp_core import LIFSpec, presets

@@ -7,8 +7,9 @@ cross-entropy and backward. The nets take turns; the figures are medians of rati
 import statistics
 
 import torch
-from common import arguments, machine, ratio, table, take_turns, write
+from common import arguments, machine, table, take_turns
 from peer_neurons import installed
+from record import ratio, write
 from torch import nn
 
 import sbp_torch

@@ -7,8 +7,9 @@ Peers take part up to four million elements: beyond, they take seconds.
 import statistics
 
 import torch
-from common import arguments, differentiated, machine, table, take_turns, three_copies, write
+from common import arguments, differentiated, machine, table, take_turns, three_copies
 from peer_neurons import installed
+from record import write
 
 import sbp_torch
 

@@ -9,13 +9,13 @@ In evaluation the branches are not run, and the stripped network is the plain on
 
 import argparse
 import importlib.metadata
-import json
 import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from record import write
 from torch.nn.functional import cross_entropy
 
 import sbp_torch
@@ -129,10 +129,7 @@ def main():
                 result["ratios"][phase].setdefault(name, []).append(middle)
             milliseconds = 1e3 * statistics.median(value[0] for value in values)
             print(f"| {phase}, {name} | {' | '.join(cells)} | {milliseconds:.1f} |", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = arguments.out.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(arguments.out)
+    write(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""What the benchmarks under XLA share: the options, turns by one clock, ratios of the same round, whole results."""
+"""What the benchmarks under XLA share: the options, turns by one clock, tables. It starts no framework."""
 
 import argparse
 import importlib.metadata
 import importlib.util
-import json
 import os
 import platform
 import statistics
@@ -11,8 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+from record import RESULTS, allocator, ratio, write
+
 ELEMENTS = 4 * 16 * 64 * 32 * 32
-RESULTS = Path(__file__).parent / "results"
 WALL = "--wall" in sys.argv
 
 
@@ -58,7 +58,7 @@ def compare(runs, options, inputs, packages, arranged=lambda name, arrays: array
             "processor": platform.machine(),
             "cores": len(os.sched_getaffinity(0)),
             "clock": "perf_counter" if WALL else "process_time",
-            "allocator": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
+            "allocator": allocator(),
         },
         "versions": {name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name)},
         "cases": [],
@@ -69,10 +69,7 @@ def compare(runs, options, inputs, packages, arranged=lambda name, arrays: array
         times = _take_turns(runs, {name: arranged(name, arrays) for name in runs}, options.rounds)
         _print(times)
         result["cases"].append({"shape": shape, "seconds": times})
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = options.out.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1))
-    partial.replace(options.out)
+    write(options.out, result)
 
 
 def _take_turns(runs, inputs, rounds):
@@ -95,6 +92,6 @@ def _print(times):
     floor = times["three copies"]
     print("| | of three copies | of the fastest copies | median ms |\n|---|---|---|---|")
     for name, values in times.items():
-        ratio = statistics.median(value / base for value, base in zip(values, floor, strict=True))
         median = statistics.median(values)
-        print(f"| {name} | {ratio:.2f} | {median / min(floor):.2f} | {1e3 * median:.1f} |", flush=True)
+        same_round = ratio(times, name, "three copies")
+        print(f"| {name} | {same_round:.2f} | {median / min(floor):.2f} | {1e3 * median:.1f} |", flush=True)
