@@ -43,11 +43,15 @@ def test_the_parts_run_side_by_side_and_their_results_come_in_order(runner):
 
 
 def test_an_error_in_a_part_is_raised_where_the_work_was_asked_for(runner):
+    calls = []
+
     def fails():
+        calls.append(1)
         raise ArithmeticError("of the second part")
 
     with pytest.raises(ArithmeticError, match="of the second part"):
         threads.run([lambda: 1, fails, lambda: 3])
+    assert len(calls) == 1
     assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
 
 
