@@ -38,6 +38,72 @@ def check_input(shape: Sequence[int | None], dtype: str, *, time_axis: Literal[0
     check_floating("x", dtype)
 
 
+def frames_time_axis(
+    shape: Sequence[int | None],
+    *,
+    time_steps: int,
+    time_axis: Literal[0, 1] | None = None,
+    convention: Literal[0, 1] = 0,
+) -> Literal[0, 1] | None:
+    """Return where time is in a network's input: event frames have it, a still image has none.
+
+    Frames that a loader collated batch first have the shape of others that are not: where sizes tell, the wrong ones
+    are refused, and where they do not, the caller must say.
+
+    Args:
+        shape: of the input: four axes are still images, five are event frames; None is a size not known yet.
+        time_steps: steps of the network.
+        time_axis: where the caller says that time is; then any number of steps will do. None to go by the sizes.
+        convention: where the adapter's networks have time.
+
+    Returns:
+        0 or 1, or None for still images.
+
+    Raises:
+        ValueError: another rank; frames that are not ``time_steps`` long where time should be, or that have as many
+            samples as steps; ``time_axis`` of a still image.
+
+    Example:
+        >>> frames_time_axis((10, 2, 2, 34, 34), time_steps=10), frames_time_axis((2, 3, 32, 32), time_steps=4)
+        (0, None)
+        >>> frames_time_axis((2, 10, 2, 34, 34), time_steps=10)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        ValueError: event frames must be (time, batch, ...) with time_steps=10 steps, got shape (2, 10, 2, 34, 34)...
+    """
+    given = tuple(shape)
+    words = ("(time, batch, ...)", "(batch, time, ...)")
+    if len(given) not in (4, 5):
+        raise ValueError(
+            f"images must have 4 axes, a batch of still ones, or 5, event frames {words[convention]}; got shape {given}"
+        )
+    if len(given) == 4:
+        if time_axis is not None:
+            raise ValueError(f"time_axis must be None for still images, got {time_axis!r} for shape {given}")
+        return None
+    if time_axis is not None:
+        if isinstance(time_axis, bool) or time_axis not in (0, 1):
+            raise ValueError(f"time_axis must be 0, 1 or None; got {time_axis!r}")
+        return time_axis
+    steps, batch = given[convention], given[1 - convention]
+    if steps is not None and steps != time_steps:
+        other: Literal[0, 1] = 1 if convention == 0 else 0
+        raise ValueError(
+            f"event frames must be {words[convention]} with time_steps={time_steps} steps, got shape {given}; pass "
+            + (
+                f"time_axis={other} if they are {words[other]}"
+                if batch == time_steps
+                else f"time_axis={convention} for another number of steps, time_axis={other} if they are {words[other]}"
+            )
+        )
+    if steps is not None and steps == batch:
+        raise ValueError(
+            f"event frames of as many samples as steps, shape {given}, do not tell where time is; pass time_axis=0 if "
+            f"they are {words[0]}, time_axis=1 if they are {words[1]}"
+        )
+    return convention
+
+
 def check_floating(name: str, dtype: str) -> None:
     """Raise unless ``dtype`` names one of the floating dtypes.
 
