@@ -1,4 +1,5 @@
 # make demo: train the three methods side by side with PyTorch, under 3 minutes.   make test: everything.
+# make quick: lint, types and tests of what changed, with one framework (FRAMEWORK=torch, tf, jax, or core for none).
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
@@ -8,12 +9,22 @@ PACKAGES := sbp_core sbp_torch sbp_tf sbp_jax sbp_keras sbp_conformance sbp_lab
 PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(TEST)/bin/pytest -n 2 --dist worksteal --durations 20 --durations-min 5
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: demo test lint types core adapters conformance wheel clean
+.PHONY: demo test quick lint types core adapters conformance wheel clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/sbp compare --backend torch --data digits
 
 test: lint types core adapters conformance
+
+FRAMEWORK ?= torch
+QUICK := .venv-quick-$(FRAMEWORK)
+comma := ,
+EXTRAS_torch := torch,lightning,quick
+EXTRAS_core := quick
+EXTRAS := $(or $(EXTRAS_$(FRAMEWORK)),$(FRAMEWORK)$(comma)quick)
+
+quick: $(QUICK)/installed
+	$(QUICK)/bin/python tools/quick.py
 
 lint: $(TEST)/installed
 	$(TEST)/bin/ruff check .
@@ -24,10 +35,14 @@ types: $(TEST)/installed
 	$(TEST)/bin/mypy
 
 # every test runs against the built wheel: an editable install would also find what the wheel lacks
-wheel: $(TEST)/installed
+wheel: $(TEST)/wheel
+
+SOURCES := $(wildcard $(shell git ls-files '*.py' '*.css' pyproject.toml))
+$(TEST)/wheel: $(TEST)/installed $(SOURCES)
 	rm -rf dist
 	$(TEST)/bin/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 	$(TEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
+	touch $@
 
 core: wheel
 	$(PYTEST) tests/core
@@ -56,8 +71,13 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
 	touch $@
 
+$(QUICK)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(QUICK)
+	$(QUICK)/bin/pip $(INSTALL) ".[$(EXTRAS)]"
+	touch $@
+
 clean:
-	rm -rf $(DEMO) $(TEST) $(PEERS) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO) $(TEST) $(PEERS) .venv-quick-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # the peers' requirements conflict with the tests': an environment of their own, for comparing with them and timing them
 PEERS := .venv-peers
