@@ -12,12 +12,13 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
-from sbp_jax.batch_norm import BatchNorm
-from sbp_jax.functional import implementation_for, initial_state, lif, spike
+from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import BasicBlock, ResNet, resnet18, resnet34
+from sbp_jax.neuron import implementation_for, initial_state, lif
 from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_jax.shortcut import Shortcut, Tappable
+from sbp_jax.spike import spike
 from sbp_jax.weights import export_weights, import_weights
 
 __all__ = [

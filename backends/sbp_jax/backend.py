@@ -31,10 +31,11 @@ from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
-from sbp_jax.functional import lif, spike
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import ResNet
+from sbp_jax.neuron import lif
 from sbp_jax.shortcut import Shortcut
+from sbp_jax.spike import spike
 from sbp_jax.weights import export_weights, import_weights
 
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.linear import uniform
+from sbp_jax.layers import uniform
 from sbp_jax.readout import TimeAxis, arrange, check_axes, over_time, pool
 from sbp_jax.shortcut import scalar
 

@@ -13,8 +13,7 @@ from sbp_core import validation
 from sbp_core.inputs import check_floating
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.batch_norm import BatchNorm
-from sbp_jax.linear import linear
+from sbp_jax.layers import BatchNorm, convolution, linear, max_pool
 from sbp_jax.neurons import LIF
 
 
@@ -129,7 +128,7 @@ class Stem(nnx.Module):
         self.time_steps = spec.time_steps
         self.pools = spec.stem == "imagenet"
         size, stride = (7, 2) if self.pools else (3, 1)
-        self.conv = _convolution(spec.in_channels, spec.widths[0], size, stride, build)
+        self.conv = convolution(spec.in_channels, spec.widths[0], size, stride, **build)
         self.bn = _batch_norm(spec, spec.widths[0], build)
         self.neuron = LIF(spec.neuron, param_dtype=build["param_dtype"])
 
@@ -139,17 +138,17 @@ class Stem(nnx.Module):
         if images.ndim == 4:
             x = jnp.broadcast_to(x, (self.time_steps, *x.shape))
         x = self.neuron(x)
-        return _max_pool(x) if self.pools else x
+        return max_pool(x) if self.pools else x
 
 
 class BasicBlock(nnx.Module):
     """conv3x3-BN-LIF-conv3x3-BN plus the identity (or conv1x1-BN), then LIF."""
 
     def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
-        self.conv1 = _convolution(shape.inputs, shape.outputs, 3, shape.stride, build)
+        self.conv1 = convolution(shape.inputs, shape.outputs, 3, shape.stride, **build)
         self.bn1 = _batch_norm(spec, shape.outputs, build)
         self.neuron1 = LIF(spec.neuron, param_dtype=build["param_dtype"])
-        self.conv2 = _convolution(shape.outputs, shape.outputs, 3, 1, build)
+        self.conv2 = convolution(shape.outputs, shape.outputs, 3, 1, **build)
         self.bn2 = _batch_norm(spec, shape.outputs, build)
         self.downsample = Projection(spec, shape, build) if shape.projects else None
         self.neuron2 = LIF(spec.neuron, param_dtype=build["param_dtype"])
@@ -165,7 +164,7 @@ class Projection(nnx.Module):
     """conv1x1-BN on the identity path, where a block changes the map or its channels."""
 
     def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
-        self.conv = _convolution(shape.inputs, shape.outputs, 1, shape.stride, build)
+        self.conv = convolution(shape.inputs, shape.outputs, 1, shape.stride, **build)
         self.bn = _batch_norm(spec, shape.outputs, build)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -211,26 +210,6 @@ def resnet34(
     """
     spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
     return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-
-
-def _convolution(inputs: int, outputs: int, size: int, stride: int, build: _Build) -> nnx.Conv:
-    return nnx.Conv(
-        inputs,
-        outputs,
-        (size, size),
-        strides=stride,
-        padding=size // 2,  # alike on all sides, which "SAME" is not at stride 2
-        use_bias=False,
-        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
-        **build,
-    )
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    # flax pads one batch axis only
-    frames = x.reshape(-1, *x.shape[2:])
-    pooled: jax.Array = nnx.max_pool(frames, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[no-untyped-call]
-    return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
 
 
 def _batch_norm(spec: ResNetSpec, channels: int, build: _Build) -> BatchNorm:

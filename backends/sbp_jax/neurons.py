@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_jax.functional import lif
+from sbp_jax.neuron import lif
 
 
 class LIF(nnx.Module):

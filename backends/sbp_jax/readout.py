@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sbp_jax.batch_norm import BatchNorm
-from sbp_jax.linear import linear, uniform
+from sbp_jax.layers import BatchNorm, linear, uniform
 
 TimeAxis = Literal[0, 1] | None
 BranchFactory = Callable[..., nnx.Module]

@@ -15,7 +15,7 @@ from flax import nnx
 
 import sbp_jax
 from sbp_core import ResNetSpec
-from sbp_jax.functional import UNROLL_UP_TO
+from sbp_jax.neuron import UNROLL_UP_TO
 from sbp_lab.trainers import Array, Labels, StepResult
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 import sbp_jax
 from sbp_core import LIFSpec, LIFState, Triangle
 from sbp_core.reference import neuron
-from sbp_jax.functional import UNROLL_UP_TO, implementation_for
+from sbp_jax.neuron import UNROLL_UP_TO, implementation_for
 
 RNG = np.random.default_rng(20)
 LOOPED = UNROLL_UP_TO + 3

@@ -84,8 +84,8 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "jax": Adapter(
         {
-            "fire": ("sbp_jax.functional:spike", "sbp_jax.backend:spike"),
-            "step": ("sbp_jax.functional:dynamics.step",),
+            "fire": ("sbp_jax.neuron:spike", "sbp_jax.backend:spike"),
+            "step": ("sbp_jax.neuron:dynamics.step",),
             "lif": ("sbp_jax.backend:lif",),
             "compose": ("sbp_jax.losses:compose_loss",),
         },

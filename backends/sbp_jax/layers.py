@@ -1,8 +1,9 @@
-"""Batch norm with the running variance that all frameworks share."""
+"""The layers of networks and branches, with the conventions that all frameworks share."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -70,3 +71,57 @@ class BatchNorm(nnx.BatchNorm):
         normalised = super().__call__(x, False, **options)
         self.var[...] = kept + (self.var[...] - kept) * (count / (count - 1))
         return normalised
+
+
+def convolution(
+    inputs: int,
+    outputs: int,
+    size: int,
+    stride: int = 1,
+    *,
+    space: int = 2,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """Return a convolution over ``space`` axes, without bias; it takes any number of axes before them."""
+    return nnx.Conv(
+        inputs,
+        outputs,
+        (size,) * space,
+        strides=stride,
+        padding=size // 2,  # alike on all sides, which "SAME" is not at stride 2
+        use_bias=False,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        rngs=rngs,
+    )
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """Return the 3x3 max pool of stride 2 of ``(time, batch, height, width, channels)``, padded by 1."""
+    # flax pads one batch axis only
+    frames = x.reshape(-1, *x.shape[2:])
+    pooled: jax.Array = nnx.max_pool(frames, (3, 3), (2, 2), ((1, 1), (1, 1)))  # type: ignore[no-untyped-call]
+    return pooled.reshape(*x.shape[:2], *pooled.shape[1:])
+
+
+def linear(
+    inputs: int, outputs: int, *, dtype: Any = None, param_dtype: Any = jnp.float32, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """Return a linear layer whose weights and biases are uniform in ``±1 / sqrt(inputs)``."""
+    initial = uniform(inputs)
+    return nnx.Linear(
+        inputs, outputs, dtype=dtype, param_dtype=param_dtype, kernel_init=initial, bias_init=initial, rngs=rngs
+    )
+
+
+def uniform(inputs: int) -> Callable[..., jax.Array]:
+    """Return the initialiser of a linear layer of that many inputs, ``(key, shape, dtype)`` to an array."""
+    bound = 1.0 / math.sqrt(inputs)
+
+    def draw(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw

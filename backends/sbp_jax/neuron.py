@@ -1,4 +1,4 @@
-"""The spike and the canonical neuron over time, as pure functions: state in, state out."""
+"""The canonical neuron over time as a pure function: state in, state out."""
 
 from __future__ import annotations
 
@@ -11,43 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbp_core import dynamics, validation
-from sbp_core.inputs import check_floating, check_input, check_state
+from sbp_core.inputs import check_input, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_core.specs.surrogates import Surrogate, as_surrogate
+from sbp_jax.spike import spike
 
 Implementation = Literal["auto", "unrolled", "scan"]
 
 # Measured on a CPU (benchmarks/neuron_jax.py): XLA fuses up to 5 steps into one pass over memory; from 6 on its fusion
 # computes the earlier steps again for each later one, and costs more than a loop.
 UNROLL_UP_TO = 5
-
-
-def spike(x: jax.Array, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> jax.Array:
-    """Fire where ``x > 0`` (``>=`` if inclusive), with the surrogate's gradient (Guo et al. 2024, Eq. 2 and 5).
-
-    Forward and reverse mode, ``vmap`` and ``jit`` pass through.
-
-    Args:
-        x: potential minus threshold, floating, any shape.
-        surrogate: a surrogate, or the name of a family.
-        inclusive: fire at 0 too.
-
-    Returns:
-        1 and 0 in the shape and dtype of ``x``.
-
-    Raises:
-        TypeError: ``x`` is not floating.
-        ValueError: an unknown surrogate.
-
-    Example:
-        >>> spike(jnp.array([-0.5, 0.0, 0.5])).tolist()
-        [0.0, 0.0, 1.0]
-        >>> jax.grad(spike)(0.25, "triangle").item()
-        0.75
-    """
-    x = jnp.asarray(x)
-    check_floating("x", x.dtype.name)
-    return _spike(x, as_surrogate(surrogate), inclusive)
 
 
 def lif(
@@ -163,17 +135,6 @@ def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:
         current=zero if spec.synaptic_decay is not None else None,
         spikes=zero if spec.stores_spikes else None,
     )
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
-def _spike(x: jax.Array, surrogate: Surrogate, inclusive: bool) -> jax.Array:
-    return (x >= 0 if inclusive else x > 0).astype(x.dtype)
-
-
-@_spike.defjvp
-def _spike_jvp(surrogate: Surrogate, inclusive: bool, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
-    (x,), (direction,) = primals, tangents
-    return _spike(x, surrogate, inclusive), surrogate.derivative(x, jnp) * direction
 
 
 def _checked_decay(decay: Any, x: jax.Array) -> jax.Array:
