@@ -21,6 +21,17 @@ Array = NDArray[Any]
 Mode = Literal["eager", "compiled", "vmapped"]
 
 
+class NotOffered(Exception):  # noqa: N818
+    """Raised by a member of a backend for what it cannot do, by name: the check neither passes nor fails.
+
+    Example:
+        >>> raise NotOffered("learnt decay")
+        Traceback (most recent call last):
+        ...
+        sbp_core.backend.NotOffered: learnt decay
+    """
+
+
 class SpikeResult(NamedTuple):
     """Spikes of the step function, and the gradient of ``sum(spikes * cotangent)`` with respect to its input."""
 

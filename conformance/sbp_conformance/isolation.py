@@ -90,7 +90,7 @@ class Gathered:
         self.run = replace(self.run, status=status, detail=detail)
 
     def _add(self, outcome: Outcome) -> None:
-        self.run, self._pending = replace(self.run, outcomes=(*self.run.outcomes, outcome)), None
+        self.run, self._pending = self.run.with_outcome(outcome), None
 
 
 def run_isolated(
@@ -156,7 +156,8 @@ def _one_process(
     name: str, selection: Selection, gathered: Gathered, limits: Limits, stop: threading.Event
 ) -> tuple[Status, str] | None:
     """Run what is left in one process; return how it broke off, None if it came to its end."""
-    done = [outcome.id for outcome in gathered.run.outcomes]
+    declined = [check for lack in gathered.run.not_offered if lack.kind == "declined" for check in lack.checks]
+    done = [*(outcome.id for outcome in gathered.run.outcomes), *declined]
     request = json.dumps({"backend": name, "selection": asdict(selection), "done": done})
     with tempfile.TemporaryDirectory(prefix="sbp-conformance-") as folder, contextlib.ExitStack() as stack:
         events, log = Path(folder) / "events.jsonl", Path(folder) / "log.txt"

@@ -165,10 +165,9 @@ def _not_offered(runs: Iterable[BackendRun]) -> str:
 
 
 def _lack(backend: str, lack: NotOffered) -> str:
-    must = '<br><span class="bad">the contract asks for it</span>' if lack.required else ""
     cases = ", ".join(map(escape, lack.cases))
     return (
-        f"<tr><td>{escape(backend)}</td><td>{lack.kind} <b>{escape(lack.name)}</b>{must}</td>"
+        f"<tr><td>{escape(backend)}</td><td>{lack.kind} <b>{escape(lack.name)}</b></td>"
         f"<td><details><summary>{len(lack.checks)}</summary>{cases}</details></td></tr>"
     )
 

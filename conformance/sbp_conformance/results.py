@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Kind = Literal["spikes", "state", "gradient", "value", "contract"]
 Status = Literal["ran", "not installed", "failed to load", "crashed", "timed out"]
-Verdict = Literal["passed", "failed", "failed as expected", "passed unexpectedly"]
+Verdict = Literal["passed", "failed", "failed as expected", "passed unexpectedly", "not offered"]
 
 #: Of the JSON file. It rises when a field changes its meaning or goes.
 SCHEMA = 1
@@ -39,6 +39,7 @@ class Outcome:
 
     Attributes:
         expected: why its failure is expected, as the caller's file says; None where it is to pass.
+        declined: what the backend said that it does not offer; None where it ran.
     """
 
     level: str
@@ -49,6 +50,7 @@ class Outcome:
     seconds: float
     findings: tuple[Finding, ...]
     expected: str | None = None
+    declined: str | None = None
 
     @property
     def id(self) -> str:
@@ -57,27 +59,29 @@ class Outcome:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong, a line each; a case that compared nothing has that as its problem."""
-        if not self.findings:
+        """What is wrong, a line each; a case that ran and compared nothing has that as its problem."""
+        if self.declined is None and not self.findings:
             return ("nothing was compared",)
         return tuple(f"{f.quantity}: {f.problem}" for f in self.findings if f.problem is not None)
 
     @property
     def passed(self) -> bool:
-        """Whether every comparison held."""
-        return not self.problems
+        """Whether it ran and every comparison held."""
+        return self.declined is None and not self.problems
 
     @property
     def verdict(self) -> Verdict:
         """What came of it, with what was expected of it."""
+        if self.declined is not None:
+            return "not offered"
         if self.expected is None:
             return "passed" if self.passed else "failed"
         return "passed unexpectedly" if self.passed else "failed as expected"
 
     @property
     def good(self) -> bool:
-        """Whether it did what was expected of it."""
-        return self.verdict in ("passed", "failed as expected")
+        """Whether it did what was expected of it, or said that it does not offer it."""
+        return self.verdict in ("passed", "failed as expected", "not offered")
 
     def worst(self, kind: Kind) -> float:
         """Return the largest error of a kind; NaN where nothing of that kind was compared."""
@@ -105,15 +109,13 @@ class NotOffered:
     """Checks that did not run because the backend lacks something: neither passed nor failed.
 
     Attributes:
-        kind: of what is lacking: a mode, a dtype or a member of the contract.
-        name: its name.
-        required: whether the contract asks for it; the run then fails.
+        kind: of what is lacking: a mode, a dtype, a member of the contract, or what a member declined.
+        name: its name, or what the backend said.
         checks: the checks that need it, ``case/mode/dtype``.
     """
 
-    kind: Literal["mode", "dtype", "member"]
+    kind: Literal["mode", "dtype", "member", "declined"]
     name: str
-    required: bool
     checks: tuple[str, ...]
 
     @property
@@ -152,12 +154,20 @@ class BackendRun:
     @property
     def passed(self) -> bool:
         """Whether it ran to the end, compared something, and every check did what was expected of it."""
-        return (
-            self.status == "ran"
-            and bool(self.outcomes)
-            and all(outcome.good for outcome in self.outcomes)
-            and not any(lack.required for lack in self.not_offered)
-        )
+        return self.status == "ran" and bool(self.outcomes) and all(outcome.good for outcome in self.outcomes)
+
+    def with_outcome(self, outcome: Outcome) -> BackendRun:
+        """Return the run with one more outcome; a check that was declined is among what is not offered."""
+        if outcome.declined is None:
+            return dataclasses.replace(self, outcomes=(*self.outcomes, outcome))
+        lack = NotOffered(kind="declined", name=outcome.declined, checks=(outcome.id,))
+        others = []
+        for other in self.not_offered:
+            if (other.kind, other.name) == (lack.kind, lack.name):
+                lack = dataclasses.replace(other, checks=(*other.checks, outcome.id))
+            else:
+                others.append(other)
+        return dataclasses.replace(self, not_offered=(*others, lack))
 
     def of(self, *verdicts: Verdict) -> tuple[Outcome, ...]:
         """Return the outcomes with one of the verdicts."""

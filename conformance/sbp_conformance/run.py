@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
@@ -13,7 +13,8 @@ from typing import NamedTuple, cast, get_args
 from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, NotOffered, Outcome
-from sbp_core.backend import MEMBERS, Backend, Mode
+from sbp_core import backend as contract
+from sbp_core.backend import Backend, Mode
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 
@@ -85,10 +86,7 @@ def plan(backend: Backend, selection: Selection) -> Plan:
         else:
             lacking.setdefault(lack, []).append(check.id)
     not_offered = [
-        NotOffered.from_dict(
-            {"kind": kind, "name": name, "required": kind == "member" and name in MEMBERS, "checks": tuple(ids)}
-        )
-        for (kind, name), ids in lacking.items()
+        NotOffered.from_dict({"kind": kind, "name": name, "checks": ids}) for (kind, name), ids in lacking.items()
     ]
     return Plan(checks, tuple(not_offered))
 
@@ -129,11 +127,14 @@ def _named(case: Case, patterns: Sequence[str] | None) -> bool:
 
 
 def run_check(backend: Backend, check: Check) -> Outcome:
-    """Run one check; whatever the backend raises becomes its result."""
+    """Run one check; whatever the backend raises becomes its result, and what it declines is not held against it."""
     case, mode, dtype = check
     start = time.perf_counter()
     try:
         findings = case.run(backend, dtype=dtype, mode=mode)
+    except contract.NotOffered as declined:
+        declined_outcome = outcome_of(check, (), seconds=time.perf_counter() - start)
+        return replace(declined_outcome, declined=str(declined) or "not said what")
     except (Exception, SystemExit) as error:  # a backend may call sys.exit; Ctrl-C still stops the run
         findings = [Finding(quantity="call", kind="contract", problem=f"raised {_brief(error)}")]
     return outcome_of(check, findings, seconds=time.perf_counter() - start)

@@ -139,10 +139,10 @@ def remarks(run: BackendRun) -> Iterator[str]:
 def lacking(lack: NotOffered) -> str:
     """Return what is not offered, in a line."""
     checks = f"{len(lack.checks)} check{'s' if len(lack.checks) > 1 else ''}"
-    must = ", which the contract asks for (sbp_core.backend.Backend)" if lack.required else ""
-    if lack.kind != "member":  # nearly every case has such a check
+    if lack.kind in ("mode", "dtype"):  # nearly every case has such a check
         return f"{lack.kind} {lack.name}: {checks}"
-    return f"member {lack.name}{must}: {checks}: {', '.join(lack.cases[:_NAMED])}{' ...' * (len(lack.cases) > _NAMED)}"
+    some = f"{', '.join(lack.cases[:_NAMED])}{' ...' * (len(lack.cases) > _NAMED)}"
+    return f"{lack.kind} {lack.name}: {checks}: {some}"
 
 
 def _of(outcome: Outcome) -> str:

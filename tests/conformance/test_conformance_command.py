@@ -18,6 +18,7 @@ REFERENCE = "sbp_core.reference.backend:make_backend"
 PLUGIN = """
     import ctypes, os, sys, time
     import numpy as np
+    from sbp_core.backend import NotOffered
     from sbp_core.reference.backend import ReferenceBackend, make_backend
 
     class Half(ReferenceBackend):
@@ -75,6 +76,14 @@ PLUGIN = """
 
         def spike(self, *arguments, **given):
             return ReferenceBackend().spike(*arguments, **given)
+
+    class One(ReferenceBackend):
+        modes, dtypes, loss = ("eager",), ("float64", "float32"), None
+
+        def neuron(self, spec, *arguments, **given):
+            if spec.reset != "hard" or spec.learn_decay:
+                raise NotOffered("a soft reset" if spec.reset != "hard" else "learnt decay")
+            return super().neuron(spec, *arguments, **given)
 
     half, killed, poor, odd, noisy = Half, Killed, Poor, Odd, Noisy
 
@@ -217,13 +226,35 @@ def test_a_result_of_the_wrong_type_shape_or_dtype_is_reported_as_that(suite):
     assert "spikes: wrong dtype: expected float64, got int8" in done.stdout
 
 
-def test_a_backend_that_lacks_a_level_fails_where_that_level_is_asked_for(suite):
+def test_a_backend_passes_what_it_has_and_the_members_that_it_lacks_are_named(suite):
     done = suite("--backend", "plugin:Started")
-    assert done.returncode == 1
+    assert done.returncode == 0, done.stdout + done.stderr
     assert "surrogate  eager  51/51" in done.stdout
     for member in ("neuron", "loss", "schedule"):
-        assert f"\n    member {member}, which the contract asks for (sbp_core.backend.Backend): " in done.stdout
-    assert suite("--backend", "plugin:Started", "--level", "surrogate").returncode == 0
+        assert f"\n    member {member}: " in done.stdout
+    done = suite("--backend", "plugin:Started", "--level", "schedule")
+    assert done.returncode == 1
+    assert "no case ran: it offers nothing of the selection" in done.stdout
+
+
+def test_a_library_with_one_neuron_passes_what_it_has_and_what_it_declines_is_named(suite, tmp_path):
+    levels = [word for level in ("neuron", "random", "edges") for word in ("--level", level)]
+    done = suite("--backend", "plugin:One", *levels, "--json", "r.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
+    lacks = {(lack["kind"], lack["name"]): lack["checks"] for lack in run["not_offered"]}
+    assert "edges-empty-neuron/eager/float64" in lacks["declined", "learnt decay"]
+    assert "edges-soft-rectangle-huge/eager/float32" in lacks["declined", "a soft reset"]
+    assert {"neuron", "random", "edges"} == {outcome["level"] for outcome in run["outcomes"]}
+    ran = {f"{outcome['case']}/{outcome['mode']}/{outcome['dtype']}" for outcome in run["outcomes"]}
+    assert not ran & {check for checks in lacks.values() for check in checks}
+    assert re.search(r"\n    declined learnt decay: \d+ checks: neuron-", done.stdout)
+
+
+def test_what_is_declined_alone_is_no_case_that_ran(suite):
+    done = suite("--backend", "plugin:One", "--case", "edges-empty-neuron")
+    assert done.returncode == 1
+    assert "no case ran: it offers nothing of the selection" in done.stdout
 
 
 def test_what_a_backend_does_not_offer_neither_passes_nor_fails(suite, tmp_path):
@@ -233,7 +264,6 @@ def test_what_a_backend_does_not_offer_neither_passes_nor_fails(suite, tmp_path)
     (run,) = json.loads((tmp_path / "r.json").read_text())["runs"]
     lacks = {(lack["kind"], lack["name"]): lack for lack in run["not_offered"]}
     assert "surrogate-tanh-gt/eager/float64" in lacks["dtype", "float64"]["checks"]
-    assert not any(lack["required"] for lack in lacks.values())
     assert {outcome["dtype"] for outcome in run["outcomes"]} == {"float32"}
 
 

@@ -143,6 +143,6 @@ def test_a_backend_without_networks_is_not_asked_for_them():
     selection = Selection(levels=["loss", "network", "training"])
     assert {check.case.level for check in select(Plain(), selection)} == {"loss"}
     (lack,) = (lack for lack in plan(Plain(), selection).not_offered if lack.kind == "member")
-    assert (lack.kind, lack.name, lack.required) == ("member", "network", False)
+    assert (lack.kind, lack.name) == ("member", "network")
     assert {check.partition("-")[0] for check in lack.checks} == {"network", "training"}
     assert "member" not in {lack.kind for lack in plan(ReferenceBackend(), selection).not_offered}

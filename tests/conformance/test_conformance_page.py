@@ -18,7 +18,7 @@ def outcome(*findings, level="neuron", case="neuron-a", mode="eager", dtype="flo
     return Outcome(**fields, findings=findings, expected=expected)
 
 
-LACK = NotOffered(kind="mode", name="compiled", required=False, checks=("neuron-c/compiled/float64",))
+LACK = NotOffered(kind="mode", name="compiled", checks=("neuron-c/compiled/float64",))
 RUNS = (
     BackendRun(
         backend="torch", versions={"torch": "2.13"}, outcomes=(outcome(GRADIENT), outcome(GRADIENT, level="loss"))

@@ -15,7 +15,7 @@ from sbp_conformance.levels.base import Case, tolerances
 from sbp_conformance.levels.neuron import NeuronCase, NoDrawError
 from sbp_conformance.precision import FULL
 from sbp_conformance.results import Finding
-from sbp_core.backend import Backend, Mode
+from sbp_core.backend import Backend, Mode, NotOffered
 
 _EXAMPLES = 40
 
@@ -58,12 +58,16 @@ class RandomCase(Case):
         from sbp_conformance import strategies
 
         worst: dict[str, Finding] = {}
+        declined: list[NotOffered] = []
 
         def check(case: NeuronCase) -> None:
             try:
                 findings = _findings(case, backend, dtype, mode)
             except NoDrawError:
                 hypothesis.reject()
+            except NotOffered as error:
+                declined.append(error)
+                return
             if any(finding.problem is not None for finding in findings):
                 raise _FailedError(case, findings)
             for finding in findings:
@@ -90,6 +94,8 @@ class RandomCase(Case):
             found = [finding for finding in failed.findings if finding.problem is not None]
             told = Finding(quantity="neuron", kind="contract", problem=f"{start}, spec={case.spec.to_json()}")
             return [*found, told]
+        if declined and not worst:
+            raise declined[0]
         return list(worst.values())
 
 
@@ -97,6 +103,8 @@ def _findings(case: NeuronCase, backend: Backend, dtype: str, mode: Mode) -> lis
     case.inputs(dtype)  # first: where nothing can be drawn, the backend has not failed
     try:
         return case.run(backend, dtype=dtype, mode=mode)
+    except NotOffered:
+        raise
     except Exception as error:
         return [Finding(quantity="call", kind="contract", problem=f"raised {type(error).__name__}: {error!s:.300}")]
 
