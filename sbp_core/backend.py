@@ -1,16 +1,19 @@
 """The contract an adapter fulfils so that the conformance suite can hold it to the reference.
 
-Everything crosses it as NumPy: arrays go in, the backend casts them to ``dtype``, computes natively,
-and returns what it got, cast to float64 only where NumPy lacks the dtype (bfloat16).
+An adapter brings an :class:`Engine`: arrays and gradients of its framework, and what of its library is to be tested, in
+native arrays. The suite's harness makes a :class:`Backend` of it, which the cases call. Everything crosses that as
+NumPy: arrays go in, are cast to ``dtype`` and computed with natively, and come back cast to float64 only where NumPy
+lacks the dtype (bfloat16). What computes in no framework, or in its own way, may be a Backend itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.networks import ResNetSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
@@ -129,10 +132,8 @@ class TrainingResult(NamedTuple):
 
 
 @runtime_checkable
-class Backend(Protocol):
-    """An adapter under test.
-
-    Arrays come in any memory layout; a framework whose arrays have one gets them as they are.
+class Declared(Protocol):
+    """What a backend and an engine say of themselves, and are held to.
 
     Attributes:
         name: what the table calls it.
@@ -146,6 +147,14 @@ class Backend(Protocol):
     versions: Mapping[str, str]
     modes: Sequence[Mode]
     dtypes: Sequence[str]
+
+
+@runtime_checkable
+class Backend(Declared, Protocol):
+    """An adapter under test.
+
+    Arrays come in any memory layout; a framework whose arrays have one gets them as they are.
+    """
 
     def spike(
         self, x: Array, surrogate: Surrogate, cotangent: Array, *, inclusive: bool, dtype: str, mode: Mode
@@ -228,8 +237,132 @@ class TrainsNetworks(Protocol):
         ...
 
 
-#: Of the members, those that say what a backend is; the others are what it does.
+@runtime_checkable
+class Engine(Declared, Protocol):
+    """What an adapter brings: its framework's arrays and gradients, and the parts of its library that it offers.
+
+    The parts are the members of :class:`FiresSpikes`, :class:`RunsNeurons`, :class:`ComposesLosses`,
+    :class:`RunsFunctions` and :class:`BuildsNetworks`; a part that is not defined is not offered, and one that cannot
+    do something raises :class:`NotOffered`. Two more members may be there:
+
+    - ``layout``, a :class:`~sbp_core.taps.TapLayout`: where its arrays have time and channels, if not time first and
+      channels before space;
+    - ``precision(dtype)``: a context in which that dtype is there, if a setting of the framework's decides.
+    """
+
+    def array(self, values: Array, dtype: str | None) -> Any:
+        """Return a native array of ``values``, whatever their memory layout, which are not written to.
+
+        None as the dtype: the values are integers, and become what the framework counts with.
+        """
+        ...
+
+    def numpy(self, array: Any) -> Array:
+        """Return a native array's values, outside any gradient; bfloat16 as any dtype that holds it."""
+        ...
+
+    def vjp(
+        self,
+        function: Callable[..., Sequence[Any]],
+        inputs: Sequence[Any],
+        cotangents: Sequence[Any],
+        mode: Mode,
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Run ``function(*inputs)`` and pull the cotangents back.
+
+        Args:
+            function: of native arrays, to a sequence of native arrays.
+            inputs: what to differentiate with respect to; the gradient of one that has no part in it is 0.
+            cotangents: one for each array that the function returns.
+            mode: "vmapped": the function is of one sample, and all arrays have the samples as their first axis.
+
+        Returns:
+            what the function returned, and the gradient of the sum of its products with the cotangents with respect to
+            each input.
+        """
+        ...
+
+
+@runtime_checkable
+class FiresSpikes(Protocol):
+    """An engine's step function."""
+
+    def spike(self, x: Any, surrogate: Surrogate, *, inclusive: bool) -> Any:
+        """Fire where ``x > 0`` (``>=`` if inclusive), with the surrogate's gradient."""
+        ...
+
+
+@runtime_checkable
+class RunsNeurons(Protocol):
+    """An engine's neurons."""
+
+    def neuron(self, spec: LIFSpec, x: Any, state: LIFState | None, decay_logit: Any | None) -> tuple[Any, LIFState]:
+        """Run ``spec`` over ``x`` from ``state``, and return its output and last state, with the parts of the spec.
+
+        ``decay_logit`` is a scalar, w of ``decay = sigmoid(w)``, where ``spec.learn_decay``; else None.
+        """
+        ...
+
+
+@runtime_checkable
+class ComposesLosses(Protocol):
+    """An engine's loss."""
+
+    def loss(self, spec: LossSpec, output: ShortcutOutput, labels: Any, coefficient: Any) -> Any:
+        """Compose main and branch logits into the scalar of ``spec``; ``coefficient`` is a scalar array."""
+        ...
+
+
+@runtime_checkable
+class RunsFunctions(Protocol):
+    """An engine that reads schedules: it compiles a function of arrays."""
+
+    def run(self, function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
+        """Return ``function`` as it runs in ``mode``."""
+        ...
+
+
+class BuiltNetwork(Protocol):
+    """A network with its branches, its loss and its weights, in native arrays of the engine's layout."""
+
+    def differentiate(self, images: Any, labels: Any, coefficient: float) -> tuple[Any, Sequence[Any]]:
+        """Run a training step's forward and backward pass; return the loss, and the logits that it is composed of."""
+        ...
+
+    def evaluate(self, images: Any) -> Any:
+        """Return the main logits in evaluation."""
+        ...
+
+    def blocks(self, images: Any) -> Mapping[str, Any]:
+        """Return the output of each block in training: of the stem and of every stage."""
+        ...
+
+    def weights(self) -> Mapping[str, Array]:
+        """Return parameters and running statistics by their canonical names."""
+        ...
+
+    def gradients(self) -> Mapping[str, Array]:
+        """Return those of :meth:`differentiate`, as :meth:`weights` does; the last call: it may put them there."""
+        ...
+
+    def trainer(self, schedule: Schedule, optimizer: MomentumSGD) -> Callable[[Any, Any], tuple[Any, Sequence[Any]]]:
+        """Return a function of images and labels that trains a step, and returns as :meth:`differentiate` does."""
+        ...
+
+
+@runtime_checkable
+class BuildsNetworks(Protocol):
+    """An engine's networks."""
+
+    def network(
+        self, network: ShortcutNetwork, weights: Mapping[str, Array], images: Any, dtype: str, mode: Mode
+    ) -> BuiltNetwork:
+        """Build a network with ``weights`` for images such as ``images``."""
+        ...
+
+
+#: Members that say what a backend or an engine is; the others are what it does.
 DECLARATIONS = ("name", "versions", "modes", "dtypes")
 
-#: Members that :func:`sbp_core.registry.load` looks for.
-MEMBERS = (*DECLARATIONS, "spike", "neuron", "loss", "schedule")
+#: Members of a backend that do something.
+PARTS = ("spike", "neuron", "loss", "schedule", "network", "training")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 from sbp_core import backend as contract
@@ -15,14 +15,14 @@ GROUP = "sbp.backends"
 def missing_framework(framework: str, extra: str, error: ModuleNotFoundError) -> ModuleNotFoundError:
     """Return the error an adapter raises when its framework is not installed: it says which extra to install.
 
+    On the public index the name sbp is another project's, so there is one place to install from.
+
     Example:
         >>> str(missing_framework("PyTorch", "torch", ModuleNotFoundError("No module named 'torch'")))
-        'PyTorch is not installed; install it with: pip install "sbp[torch]" (from a checkout: pip install ".[torch]")'
+        'PyTorch is not installed; in a checkout of sbp: pip install ".[torch]"'
     """
     return ModuleNotFoundError(
-        f'{framework} is not installed; install it with: pip install "sbp[{extra}]" '
-        f'(from a checkout: pip install ".[{extra}]")',
-        name=error.name,
+        f'{framework} is not installed; in a checkout of sbp: pip install ".[{extra}]"', name=error.name
     )
 
 
@@ -31,17 +31,17 @@ def names() -> list[str]:
     return sorted({entry.name for entry in importlib.metadata.entry_points(group=GROUP)})
 
 
-def load(name: str, *, members: Sequence[str] = contract.MEMBERS) -> contract.Backend:
-    """Return the backend called ``name``, or the one that ``package.module:factory`` makes.
+def load(name: str) -> contract.Declared:
+    """Return the engine or backend called ``name``, or what ``package.module:factory`` makes.
 
     Args:
         name: of an entry point, or a factory's place.
-        members: what it must have; a backend that is being written has less than the whole contract.
 
     Raises:
-        ValueError: no backend of that name is registered, or the text names no callable.
+        ValueError: no backend of that name is registered, or the text names no module or no callable.
         ModuleNotFoundError: the backend's framework is not installed.
-        TypeError: what the factory returned lacks a member of the contract.
+        ImportError: a module of the backend's own package is missing.
+        TypeError: what the factory returned does not say what it is.
 
     Example:
         >>> load("abacus")
@@ -49,26 +49,43 @@ def load(name: str, *, members: Sequence[str] = contract.MEMBERS) -> contract.Ba
         ...
         ValueError: backend must be one of 'jax', 'keras', 'tf', 'torch' or 'package.module:factory'; got 'abacus'
     """
-    backend = _factory(name)()
-    missing = [member for member in members if not hasattr(backend, member)]
+    module, attribute = _place(name)
+    try:
+        found = _factory(name, module, attribute)()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise ImportError(f"backend {name!r}: {error}", name=error.name) from error
+    missing = [member for member in contract.DECLARATIONS if not hasattr(found, member)]
     if missing:
-        raise TypeError(f"backend {name!r} lacks {', '.join(missing)}: see sbp_core.backend.Backend")
-    return cast(contract.Backend, backend)
+        raise TypeError(f"backend {name!r} lacks {', '.join(missing)}: see sbp_core.backend")
+    return cast(contract.Declared, found)
 
 
-def _factory(name: str) -> Callable[[], object]:
-    if ":" in name:
-        module_name, _, attribute = name.partition(":")
-        try:
-            factory = getattr(importlib.import_module(module_name), attribute)
-        except AttributeError:
-            raise ValueError(f"backend {name!r}: module {module_name!r} has no {attribute!r}") from None
-    else:
+def _place(name: str) -> tuple[str, str]:
+    """Return module and attribute of a backend's factory."""
+    if ":" not in name:
         entries = [entry for entry in importlib.metadata.entry_points(group=GROUP) if entry.name == name]
         if not entries:
             known = ", ".join(map(repr, names()))
             raise ValueError(f"backend must be one of {known} or 'package.module:factory'; got {name!r}")
-        factory = entries[0].load()
+        return entries[0].module, entries[0].attr
+    module, _, attribute = name.partition(":")
+    return module, attribute
+
+
+def _factory(name: str, module: str, attribute: str) -> Callable[[], object]:
+    try:
+        factory: object = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # of 'a.b.c', 'a' and 'a.b' are missing under their own names
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"backend {name!r}: there is no module {error.name!r}") from None
+    for part in attribute.split("."):
+        if not hasattr(factory, part):
+            raise ValueError(f"backend {name!r}: module {module!r} has no {attribute!r}")
+        factory = getattr(factory, part)
     if not callable(factory):
         raise ValueError(f"backend {name!r} is not callable; a factory without arguments is expected")
     return cast(Callable[[], object], factory)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from sbp_conformance.backends import registry_name
+from sbp_conformance.harness import as_backend
 from sbp_conformance.run import Selection, outcome_of, plan, run_check, undeclared
 from sbp_core import registry
-from sbp_core.backend import DECLARATIONS, Backend
+from sbp_core.backend import Backend
 
 
 def serve(request: dict[str, Any], events: Path) -> None:
@@ -48,14 +49,14 @@ def serve(request: dict[str, Any], events: Path) -> None:
 
 
 def load(name: str) -> Backend:
-    """Return the backend called ``name`` once what it declares is sound; it may lack members of the contract.
+    """Return the backend called ``name``, or that of the engine called so, once what it declares is sound.
 
     Raises:
         ModuleNotFoundError: its framework is not installed.
-        TypeError: it declares nothing, or not what the contract says.
+        TypeError: it declares nothing, or not what the contract says, or offers nothing.
         ValueError: there is no such backend.
     """
-    backend = registry.load(registry_name(name), members=DECLARATIONS)
+    backend = as_backend(registry.load(registry_name(name)))
     if (problem := undeclared(backend)) is not None:
         raise TypeError(problem)
     return backend

@@ -154,6 +154,8 @@ def test_backends_that_break_are_named_and_the_run_goes_on(suite):
         "--backend",
         "abacus",
         "--backend",
+        "plugn:Poor",
+        "--backend",
         REFERENCE,
         "--level",
         "loss",
@@ -169,6 +171,7 @@ def test_backends_that_break_are_named_and_the_run_goes_on(suite):
         "plugin:none: failed to load: ValueError: backend 'plugin:none': module 'plugin' has no 'none'",
         "plugin:Unversioned: failed to load: TypeError: versions must be a mapping of package to version, got None",
         "abacus: failed to load: ValueError: backend must be one of",
+        "plugn:Poor: failed to load: ValueError: backend 'plugn:Poor': there is no module 'plugn'",
     ):
         assert text in done.stdout
     assert "42/42" in done.stdout

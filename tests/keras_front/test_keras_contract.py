@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Sigmoid
-from sbp_core.backend import MEMBERS
+from sbp_core.backend import PARTS
 from sbp_core.reference.backend import make_backend as make_reference
 from sbp_keras.backend import make_backend
 
@@ -28,7 +28,7 @@ def agree(got, wanted, dtype):
 
 
 def test_it_has_every_member_and_says_what_it_runs_on():
-    assert all(hasattr(BACKEND, member) for member in MEMBERS)
+    assert all(hasattr(BACKEND, member) for member in PARTS)
     assert BACKEND.name == f"keras-{keras.backend.backend()}"
     assert keras.backend.backend() in BACKEND.versions
 

@@ -148,7 +148,7 @@ def test_a_framework_that_is_not_installed_is_answered_with_its_extra(module, ar
     monkeypatch.chdir(tmp_path)
     done = sbp(*arguments)
     assert done.exit_code == (0 if arguments == ["backends"] else 2), done.output
-    assert 'pip install "sbp[torch]"' in " ".join(re.sub(r"[│\n]", " ", done.output).split())
+    assert 'in a checkout of sbp: pip install ".[torch]"' in " ".join(re.sub(r"[│\n]", " ", done.output).split())
     assert list(tmp_path.iterdir()) == []
 
 

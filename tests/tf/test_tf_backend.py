@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import sbp_tf
-from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Triangle, registry
+from sbp_conformance.worker import load
+from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Triangle
 from sbp_core.reference.backend import make_backend as make_reference
 
-BACKEND = registry.load("tf")
+BACKEND = load("tf")
 MODES = ("eager", "compiled")
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 DTYPES = tuple(TOLERANCE)
@@ -82,4 +83,4 @@ def test_it_prints_nothing_at_import_and_runs_where_there_is_no_keras():
 
 def test_without_tensorflow_the_error_says_what_to_install():
     result = run("import sys; sys.modules['tensorflow'] = None; import sbp_tf")
-    assert 'pip install "sbp[tf]"' in result.stderr
+    assert 'pip install ".[tf]"' in result.stderr

@@ -128,7 +128,7 @@ def test_data_without_length_trains_with_a_limit_of_steps():
 def test_without_lightning_the_error_says_what_to_install():
     code = "import sys; sys.modules['lightning'] = None\nimport sbp_torch\nimport sbp_torch.lightning"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    assert 'Lightning is not installed; install it with: pip install "sbp[lightning]"' in result.stderr
+    assert 'Lightning is not installed; in a checkout of sbp: pip install ".[lightning]"' in result.stderr
 
 
 def test_importing_sbp_torch_does_not_import_lightning():

@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from sbp_conformance.mutants.base import Mutant, Operations
-from sbp_core.backend import DECLARATIONS, MEMBERS, Backend
+from sbp_core.backend import PARTS, Backend
 
 #: Members of the contract that do something: a seam each.
-CONTRACT = tuple(member for member in (*MEMBERS, "network", "training") if member not in DECLARATIONS)
+CONTRACT = PARTS
 #: Read by every adapter from the core itself; the changes leave Python numbers, the reference's, alone.
 SHARED = {"schedule in arrays": ("sbp_core.specs.schedules:Schedule.__call__",)}
 
@@ -95,9 +95,9 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "tf": Adapter(
         {
-            "fire": ("sbp_tf.neurons:spike", "sbp_tf.backend:spike"),
+            "fire": ("sbp_tf.neurons:spike", "sbp_tf.engine:spike"),
             "step": ("sbp_tf.neurons:dynamics.step",),
-            "lif": ("sbp_tf.backend:lif",),
+            "lif": ("sbp_tf.engine:lif",),
             "compose": ("sbp_tf.losses:compose_loss",),
         },
         _tensorflow,
