@@ -49,7 +49,7 @@ core: wheel
 	$(PYTEST) --doctest-modules --pyargs $(PACKAGES)
 
 adapters: wheel
-	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests --ignore tests/core --ignore tests/conformance
+	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests --ignore tests/core --ignore tests/conformance --ignore tests/others
 	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
 
 conformance: wheel
@@ -77,7 +77,7 @@ $(QUICK)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(PEERS) .venv-quick-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO) $(TEST) $(PEERS) $(OTHERS) .venv-quick-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # the peers' requirements conflict with the tests': an environment of their own, for comparing with them and timing them
 PEERS := .venv-peers
@@ -91,7 +91,20 @@ peers: $(PEERS)/installed
 
 # what a Shortcut is attached to x mode, a table for each framework
 matrix: wheel
-	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests -m matrix
+	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests -m matrix --ignore tests/others
+
+# networks that others published, in an environment of their own; PyTorch's and JAX's (with Keras) in a process each
+OTHERS := .venv-others
+OTHERS_PYTEST := HF_HUB_OFFLINE=1 PYTHONPATH=.:backends:conformance $(OTHERS)/bin/pytest -q -W ignore
+.PHONY: others
+others: $(OTHERS)/installed
+	$(OTHERS_PYTEST) tests/others/test_others_torch.py
+	$(OTHERS_PYTEST) tests/others/test_others_jax.py tests/others/test_others_keras.py
+
+$(OTHERS)/installed: tests/others/requirements.txt
+	$(PYTHON) -m venv $(OTHERS)
+	$(OTHERS)/bin/pip install --quiet --requirement $<
+	touch $@
 
 # every PyTorch network also in two processes
 matrix-peers: $(PEERS)/installed
