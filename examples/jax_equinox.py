@@ -47,7 +47,7 @@ class Net(eqx.Module):
 
 
 net = Net(jax.random.key(0))
-channels = branches.channels(net, train_images[:1])
+channels = branches.channels(net, train_images[:1], time_axis=0)
 shortcuts = branches.init(jax.random.key(1), {tap: channels[tap] for tap in ("layer0", "layer1", "layer2")}, 10)
 
 steps_per_epoch = len(train_labels) // BATCH
@@ -63,7 +63,7 @@ def train_step(net, shortcuts, moments, images, labels, step):
     def loss(trained):
         net, shortcuts = trained
         logits, taps = net(images)
-        summed = branches.apply(shortcuts, logits, taps, coefficient(step))  # the step is traced
+        summed = branches.apply(shortcuts, logits, taps, coefficient(step), time_axis=0)  # the step is traced
         return optax.softmax_cross_entropy_with_integer_labels(summed, labels).mean()
 
     value, gradients = loss((net, shortcuts))

@@ -99,6 +99,11 @@ def convolution(
     )
 
 
+def pool(x: jax.Array) -> jax.Array:
+    """Return the mean over space of ``(time, batch, ..., channels)``: any number of axes, none included."""
+    return x.mean(axis=tuple(range(2, x.ndim - 1)))
+
+
 def max_pool(x: jax.Array) -> jax.Array:
     """Return the 3x3 max pool of stride 2 of ``(time, batch, height, width, channels)``, padded by 1."""
     # flax pads one batch axis only

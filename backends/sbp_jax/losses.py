@@ -50,7 +50,7 @@ class ShortcutLoss:
 
         Raises:
             TypeError: ``output`` is not a ShortcutOutput, or labels that are not integers.
-            ValueError: logits of another rank, or labels of another shape.
+            ValueError: logits of another rank, labels or branches of another shape.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
@@ -58,6 +58,12 @@ class ShortcutLoss:
         if not jnp.issubdtype(labels.dtype, jnp.integer):
             raise TypeError(f"labels must be integers, got {labels.dtype.name}")
         self.spec.check_logits(output.main.shape, labels.shape)
+        for place, branch in enumerate(output.branches):
+            if branch.shape != output.main.shape:
+                raise ValueError(
+                    f"branches must have the shape of the main logits, {output.main.shape}; branch {place} has "
+                    f"{branch.shape}"
+                )
         targets = jnp.broadcast_to(labels, output.main.shape[:-1])
         loss: jax.Array = compose_loss(
             self.spec,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core import validation
-from sbp_core.inputs import check_floating
+from sbp_core.inputs import check_floating, frames_time_axis
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
 from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_jax.layers import BatchNorm, convolution, linear, max_pool
@@ -68,13 +68,17 @@ class ResNet(nnx.Module):
         self.head = linear(spec.widths[-1], spec.num_classes, **build)
 
     @overload
-    def __call__(self, images: jax.Array, *, taps: None = None) -> jax.Array: ...
+    def __call__(
+        self, images: jax.Array, *, taps: None = None, time_axis: Literal[0, 1] | None = None
+    ) -> jax.Array: ...
 
     @overload
-    def __call__(self, images: jax.Array, *, taps: Sequence[str]) -> tuple[jax.Array, dict[str, jax.Array]]: ...
+    def __call__(
+        self, images: jax.Array, *, taps: Sequence[str], time_axis: Literal[0, 1] | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]: ...
 
     def __call__(
-        self, images: jax.Array, *, taps: Sequence[str] | None = None
+        self, images: jax.Array, *, taps: Sequence[str] | None = None, time_axis: Literal[0, 1] | None = None
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
         """Return the logits, ``(batch, num_classes)``; with ``taps``, also the spikes of those stages.
 
@@ -82,20 +86,30 @@ class ResNet(nnx.Module):
 
         Args:
             images: still images ``(batch, height, width, channels)``, each encoded once and repeated
-                ``spec.time_steps`` times; or frames ``(time, batch, height, width, channels)``, each encoded.
+                ``spec.time_steps`` times; or event frames ``(time, batch, height, width, channels)``, each encoded.
             taps: stages whose output, ``(time, batch, height, width, channels)``, is returned by name.
+            time_axis: where time is in event frames, 0 or 1; needed where they are batch first, have another number of
+                steps than the spec, or as many samples as steps.
 
         Raises:
-            ValueError: images of another rank or with other channels, no time step, or a tap that does not exist.
+            ValueError: images of another rank or with other channels, frames whose time is not where it should be, or a
+                tap that does not exist.
             TypeError: integer images.
         """
         images = jnp.asarray(images)
-        self._check(images)
+        place = frames_time_axis(images.shape, time_steps=self.spec.time_steps, time_axis=time_axis)
+        if images.shape[-1] != self.spec.in_channels:
+            raise ValueError(
+                f"images must have {self.spec.in_channels} channels in their last axis, got shape {images.shape}"
+            )
+        if place is not None and images.shape[place] == 0:
+            raise ValueError(f"images must have at least one time step, got shape {images.shape}")
+        check_floating("images", images.dtype.name)
         wanted = tuple(taps or ())
         if wanted:
             ShortcutSpec(taps=wanted).check_taps(self.spec.tap_channels)
         tapped = {}
-        x = self.stem(images)
+        x = self.stem(images if place is None else jnp.moveaxis(images, place, 0))
         if "stem" in wanted:
             tapped["stem"] = x
         for name in self.spec.stage_names:
@@ -106,19 +120,6 @@ class ResNet(nnx.Module):
         if not self.per_step:
             logits = logits.mean(axis=0)
         return logits if taps is None else (logits, tapped)
-
-    def _check(self, images: jax.Array) -> None:
-        shape, channels = images.shape, self.spec.in_channels
-        if len(shape) not in (4, 5):
-            raise ValueError(
-                "images must be (batch, height, width, channels) or (time, batch, height, width, channels), "
-                f"got shape {shape}"
-            )
-        if shape[-1] != channels:
-            raise ValueError(f"images must have {channels} channels in their last axis, got shape {shape}")
-        if shape[0] == 0 and len(shape) == 5:
-            raise ValueError(f"images must have at least one time step, got shape {shape}")
-        check_floating("images", images.dtype.name)
 
 
 class Stem(nnx.Module):

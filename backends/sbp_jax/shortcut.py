@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,13 @@ from flax import nnx
 
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
+from sbp_core.selection import Select, check_select, of_each, part, replaced
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.readout import BranchFactory, ConvolutionalBranch, LinearBranch, TimeAxis, arrange, check_axes, over_time
-from sbp_jax.taps import Path, call_tapped, module_names
+from sbp_core.taps import Channels, TapLayout, TimeAxis, resolve_time_axis
+from sbp_jax.branches import Branch, check_branch, make_branch
+from sbp_jax.coefficient import scalar
+from sbp_jax.neurons import LIF
+from sbp_jax.taps import Path, arrange, as_main, call_tapped, gather, module_names, shapes
 
 
 @runtime_checkable
@@ -35,7 +39,7 @@ class Tappable(Protocol):
         ...         logits = self.head(x).mean(0)
         ...         return logits if taps is None else (logits, {"layer1": x})
         >>> sample = jnp.ones((4, 1, 8))
-        >>> model = Shortcut(Net(nnx.Rngs(0)), ("layer1",), 10, sample=sample, rngs=nnx.Rngs(1))
+        >>> model = Shortcut(Net(nnx.Rngs(0)), ("layer1",), 10, time_axis=0, sample=sample, rngs=nnx.Rngs(1))
         >>> model(sample, coefficient=0.25).shape
         (1, 10)
     """
@@ -46,7 +50,6 @@ class Tappable(Protocol):
 
 
 Net = TypeVar("Net", bound=nnx.Module)
-Branch = Literal["linear", "convolutional"] | BranchFactory
 
 _WHAT_TO_IMPLEMENT = (
     "a network to be tapped takes taps=None, and with taps=('block', ...) returns (logits, {'block': its output, "
@@ -58,37 +61,53 @@ class Shortcut(nnx.Module, Generic[Net]):
     """A network with shortcut branches (Guo et al. 2024, section 4), each global average pooling and a linear layer.
 
     In training, ``combine="logits"`` gives ``o_final = b_n(x) + coefficient * sum_l b_l(x)`` (Eq. 6-10) and
-    ``"losses"`` gives ``ShortcutOutput(main, branches)``. After ``model.eval()`` it gives ``b_n(x)`` and runs no
-    branch; ``model.train()`` switches back.
+    ``"losses"`` gives ``ShortcutOutput(main, branches)``. After ``model.eval()``, or in ``nnx.view(model,
+    deterministic=True, use_running_average=True)``, it gives ``b_n(x)`` and runs no branch.
 
-    A tap is the path of a module with dots, ``"layer2.1"`` or ``"blocks.0"`` (:func:`sbp_jax.taps.module_names`), that
-    runs once in a call. A network that takes ``taps`` itself, as :class:`Tappable` says, is asked instead for the names
-    in its ``spec.tap_channels``, or for all of them where it states none. Under ``jit``, ``grad``, ``vmap``,
-    ``lax.scan`` over steps and ``remat`` of the model every tap works; in a network that itself transforms a tapped
-    block, ``nnx.remat`` with the block as an argument does. For Equinox, Linen and functions: :mod:`sbp_jax.branches`.
+    A tap is the path of a module with dots, ``"layer2.1"`` or ``"blocks.0"`` (:func:`sbp_jax.taps.module_names`). It is
+    looked up in every call, so that an adapter put in the module's place is tapped with what it adds; a path that leads
+    to no module any more is an error. A network that takes ``taps`` itself, as :class:`Tappable` says, is asked instead
+    for the names in its ``spec.tap_channels``, or for all of them where it states none. Under ``jit``, ``grad``,
+    ``vmap``, ``lax.scan`` over steps and ``remat`` of the model every tap works; in a network that itself transforms a
+    tapped block, ``nnx.remat`` with the block as an argument does. For Equinox, Linen and functions:
+    :mod:`sbp_jax.branches`.
+
+    Where an argument holds for each tap, give one value for all of them, or a mapping from tap to value.
 
     Args:
-        net: an nnx module that gives logits, ``(batch, num_classes)``, or those of each step, ``(time, batch,
-            num_classes)``; the branches then give those of each step too. It is not edited: ``model.main`` and
+        net: an nnx module that gives logits, ``(batch, num_classes)``, or those of each step with the axis of time
+            where the taps have it; the branches then give those of each step too. It is not edited: ``model.main`` and
             ``model.strip()`` are the very same object.
         taps: names of the blocks to tap.
-        num_classes: outputs of each branch.
+        num_classes: outputs of the network and of each branch.
         combine: "logits" or "losses".
-        time_axis: where time is in the tapped outputs: 0, ``(time, batch, ..., channels)``; 1; or None for no time.
-        channel_axis: where their channels are; the axes that are left, any number, are space, or tokens.
-        branch: "linear"; "convolutional", a small head (:class:`~sbp_jax.readout.ConvolutionalBranch`); or a function
+        time_axis: where time is in the tapped outputs: 0, ``(time, batch, ..., channels)``; 1, ``(batch, time, ...,
+            channels)``; None for no time; "calls" if a tapped module is called once for each step, with ``(batch, ...,
+            channels)``; "merged", ``(time * batch, ..., channels)``, with ``time_steps``. "stated" takes
+            ``net.time_axis`` or ``net.spec.time_axis``, or 0 where neurons of this package are in the network; a
+            network that says nothing needs the argument.
+        channels: of each tap: "last"; "first", before the axes of space; or an axis. What is left, any number of axes,
+            is space, or tokens.
+        branch: of each tap: "linear"; "convolutional" (:class:`~sbp_jax.branches.ConvolutionalBranch`); or a function
             ``(channels, num_classes, *, rngs)`` that returns an nnx module of your own, from ``(time, batch, ...,
             channels)`` to logits at each step, ``(time, batch, num_classes)``.
-        sample: an input of the network, or a tuple of all its inputs, to find the branches' sizes with, by shape alone;
-            not needed where ``net.spec.tap_channels`` says them.
+        sample: an input of the network to find the branches' sizes with, by shape alone: an array, a tuple of all
+            inputs, a mapping of keywords, or ``(inputs, keywords)``, a tuple and a mapping. Flags stay static. Not
+            needed where ``net.spec.tap_channels`` says the sizes.
+        time_steps: how many steps are merged.
+        select: of each tap: which part of the module's output is meant, an index, a key, or a function that gives the
+            array; None if the output is an array.
+        output: which part of the network's output is the logits, an index or a key; training returns the output with
+            that part replaced.
         dtype: dtype of the branches' computation; None to follow from what they tap.
         param_dtype: dtype of the branches' parameters.
         rngs: random keys of the branches' initial weights.
 
     Raises:
         ValueError: a tap that does not exist (the message suggests near names), sizes that are not known and no sample,
-            a bad argument, or a tapped output whose shape does not fit.
-        TypeError: a network that is no nnx module or has nothing to tap; the message says what it lacks.
+            no time axis, a bad argument, or a tapped output or logits whose shape does not fit.
+        TypeError: a network that is no nnx module or has nothing to tap, or that is a Shortcut already; a tap or logits
+            that are no array.
         RuntimeError: a tapped module that did not run, ran twice, or whose output cannot be reached.
 
     Example:
@@ -108,10 +127,13 @@ class Shortcut(nnx.Module, Generic[Net]):
         num_classes: int = 10,
         combine: Literal["logits", "losses"] = "logits",
         *,
-        time_axis: TimeAxis = 0,
-        channel_axis: int = -1,
-        branch: Branch = "linear",
+        time_axis: TimeAxis | Literal["stated"] = "stated",
+        channels: Channels | Mapping[str, Channels] = "last",
+        branch: Branch | Mapping[str, Branch] = "linear",
         sample: Any = None,
+        time_steps: int | None = None,
+        select: Select | Mapping[str, Select] = None,
+        output: int | str | None = None,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
@@ -121,22 +143,44 @@ class Shortcut(nnx.Module, Generic[Net]):
                 f"net must be an nnx.Module, got {type(net).__name__}; "
                 "for Equinox, Linen and plain functions use sbp_jax.branches"
             )
+        if isinstance(net, Shortcut):
+            raise TypeError("net must not be a Shortcut: it has its branches already; wrap net.main with all the taps")
         self.spec = ShortcutSpec(taps=cast(tuple[str, ...], taps), combine=combine)
         self.num_classes = validation.count("num_classes", num_classes)
-        check_axes(time_axis, channel_axis)
-        if not callable(branch):
-            validation.choice("branch", branch, ("linear", "convolutional"))
-        self.time_axis, self.channel_axis = time_axis, channel_axis
-        self._explicit, paths = _find(net, self.spec)
-        self._paths = tuple(paths.items())
-        self.main = net
-        sizes = self._sizes(sample)
-        self.branches = nnx.List(
-            [_branch(branch, sizes[tap], num_classes, dtype, param_dtype, rngs) for tap in self.spec.taps]
+        self._explicit, self._paths = _find(net, self.spec)
+        self.time_axis: TimeAxis = resolve_time_axis(time_axis, _stated(net), type(net).__name__, channels="last")
+        places = of_each("channels", channels, self.spec.taps, "last")
+        self._layouts = tuple(
+            TapLayout(time_axis=self.time_axis, channels=places[tap], time_steps=time_steps) for tap in self.spec.taps
         )
-        self.deterministic = False  # set by train() and eval(), as in nnx.Dropout
+        self._select = tuple(of_each("select", select, self.spec.taps, None).values())
+        kinds = of_each("branch", branch, self.spec.taps, "linear")
+        for tap, chosen in zip(self.spec.taps, self._select, strict=True):
+            check_select("select", chosen)
+            check_branch(kinds[tap])
+        check_select("output", output, or_function=False)
+        self._output = output
+        self.main = net
+        sizes = self._find_sizes(sample)
+        self._sizes = tuple(size for size, _ in sizes)
+        self.branches = nnx.List(
+            [
+                make_branch(kinds[tap], *size, num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+                for tap, size in zip(self.spec.taps, sizes, strict=True)
+            ]
+        )
+        self.deterministic = False  # set by train(), eval() and set_attributes(), as in nnx.Dropout
 
-    def __call__(self, *inputs: Any, coefficient: Any = None, **keywords: Any) -> jax.Array | ShortcutOutput:
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """Class method used by ``nnx.view``.
+
+        Args:
+            deterministic: if True, gives the main logits alone and runs no branch.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def __call__(self, *inputs: Any, coefficient: Any = None, **keywords: Any) -> Any:
         """Return the composed logits in training, the main ones alone after ``eval()``.
 
         Args:
@@ -147,97 +191,105 @@ class Shortcut(nnx.Module, Generic[Net]):
             **keywords: keyword arguments of the network.
 
         Raises:
-            ValueError: no coefficient in training, or one that is not a finite scalar; a tapped output or a branch's
-                logits of a shape that does not fit.
-            TypeError: a network that returns something else than :class:`Tappable` says.
-            RuntimeError: a tapped module that did not run, ran twice, or whose output cannot be reached.
+            ValueError: no coefficient in training, or one that is not a finite scalar; logits, a tapped output or a
+                branch's logits of a shape that does not fit.
+            TypeError: a network or a tap that gives something else than was said.
+            RuntimeError: a tapped module that did not run, ran twice, whose output cannot be reached, or that is gone.
         """
         if self.deterministic:
-            logits: jax.Array = self.main(*inputs, **keywords)
-            return logits
+            return self.main(*inputs, **keywords)
         if self.spec.combine == "logits" and coefficient is None:
             raise ValueError(
                 "coefficient must be given in training, as in model(images, coefficient=0.25); "
                 "call model.eval() for the main logits alone"
             )
-        main, tapped = _tap(self.main, self._explicit, dict(self._paths), inputs, keywords)
+        result, main, tapped = self._run(self.main, inputs, keywords)
         branches = []
-        for tap, branch in zip(self.spec.taps, self.branches, strict=True):
-            x = arrange(tap, tapped[tap], main.shape[-2], self.time_axis, self.channel_axis)
+        for tap, x, size, layout, branch in zip(
+            self.spec.taps, tapped, self._sizes, self._layouts, self.branches, strict=True
+        ):
+            form = layout.check_main(main.shape, self.num_classes, items=(*x.shape, None)[0])
+            x = arrange(tap, x, layout, form, size)
             logits = branch(x)
             if logits.shape != (*x.shape[:2], self.num_classes):
                 raise ValueError(
                     f"the branch of tap {tap!r} must give (time, batch, num_classes) = "
                     f"{(*x.shape[:2], self.num_classes)}, it gave {logits.shape}"
                 )
-            branches.append(over_time(tap, logits, main))
+            branches.append(as_main(logits, form, self.time_axis))
         if self.spec.combine == "losses":
-            return ShortcutOutput(main, tuple(branches))
-        summed: jax.Array = sum_logits(main, branches, scalar(coefficient, main.dtype))
-        return summed
+            return replaced(result, self._output, ShortcutOutput(main, tuple(branches)))
+        return replaced(result, self._output, sum_logits(main, branches, scalar(coefficient, main.dtype)))
 
     def strip(self) -> Net:
         """Return the network itself, on which nothing was left: it never had the branches."""
         return self.main
 
-    def _sizes(self, sample: Any) -> dict[str, _Size]:
-        stated = _stated_channels(self.main)
+    def _run(
+        self, net: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> tuple[Any, jax.Array, list[jax.Array]]:
+        """Return what the network gives, the main logits in it, and the tapped outputs."""
+        if self._explicit:
+            keywords = {**keywords, "taps": self._explicit}
+        recorded: dict[str, list[Any]] = {}
+        if self._paths:
+            result, recorded = call_tapped(net, dict(self._paths), inputs, keywords)
+        else:
+            result = net(*inputs, **keywords)
+        if self._explicit:
+            if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
+                raise TypeError(f"net returned {type(result).__name__} for taps={self._explicit}: {_WHAT_TO_IMPLEMENT}")
+            result, returned = result
+            ShortcutSpec(taps=self._explicit).check_taps(returned)
+            recorded |= {tap: [returned[tap]] for tap in self._explicit}
+        main = part("net", result, self._output, "output", jax.Array)
+        tapped = [
+            gather(tap, recorded[tap], select, self.time_axis)
+            for tap, select in zip(self.spec.taps, self._select, strict=True)
+        ]
+        return result, main, tapped
+
+    def _find_sizes(self, sample: Any) -> list[tuple[int, int]]:
+        """Return the channels and the number of axes of space of every tap."""
         if sample is None:
-            unknown = [tap for tap in self.spec.taps if tap not in stated]
-            if unknown:
-                raise ValueError(
-                    f"sample must be given, a batch of images: the channels of tap {unknown[0]!r} are not in "
-                    f"{type(self.main).__name__}.spec.tap_channels"
-                )
-            return {tap: _Size(stated[tap], 2) for tap in self.spec.taps}
-        inputs = sample if isinstance(sample, tuple) else (sample,)
-        paths = dict(self._paths)
+            stated = _stated_channels(self.main)
+            for tap in self.spec.taps:
+                if tap not in stated:
+                    raise ValueError(
+                        f"sample must be given, a batch of images: the channels of tap {tap!r} are not in "
+                        f"{type(self.main).__name__}.spec.tap_channels"
+                    )
+            return [(stated[tap], 2) for tap in self.spec.taps]
         # a shape-level run on a copy: neither the network's state nor its random streams move
         graph, state = nnx.split(self.main)
-        tapped = jax.eval_shape(
-            lambda state, inputs: _tap(nnx.merge(graph, state), self._explicit, paths, inputs, {})[1], state, inputs
+        main, tapped = shapes(
+            lambda state, inputs, keywords: self._run(nnx.merge(graph, state), inputs, keywords)[1:],
+            state,
+            *_arguments(sample),
         )
-        arranged = {
-            tap: jax.eval_shape(
-                lambda x, tap=tap: arrange(tap, x, None, self.time_axis, self.channel_axis), tapped[tap]
-            )
-            for tap in self.spec.taps
-        }
-        return {tap: _Size(x.shape[-1], len(x.shape) - 3) for tap, x in arranged.items()}
+        sizes = []
+        for tap, x, layout in zip(self.spec.taps, tapped, self._layouts, strict=True):
+            form = layout.check_main(main.shape, self.num_classes, items=(*x.shape, None)[0])
+            axes = layout.check_tap(tap, x.shape, form)
+            sizes.append((cast(int, layout.split(x.shape)[axes.channels]), len(axes.space)))
+        return sizes
 
 
-class _Size(NamedTuple):
-    """What a branch is built for."""
-
-    channels: int
-    space: int
-
-
-def scalar(coefficient: Any, dtype: Any) -> jax.Array:
-    """Return the coefficient as a scalar array.
-
-    Raises:
-        ValueError: a number that is not finite, or an array of another shape.
-    """
-    if isinstance(coefficient, int | float):
-        coefficient = validation.finite("coefficient", coefficient)
-    array = jnp.asarray(coefficient, dtype)
-    if array.shape != ():
-        raise ValueError(f"coefficient must be a scalar, got shape {array.shape}")
-    return array
+def _arguments(sample: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(sample, Mapping):
+        return (), sample
+    if type(sample) is not tuple:
+        return (sample,), {}
+    if len(sample) == 2 and type(sample[0]) is tuple and isinstance(sample[1], Mapping):
+        return sample
+    return sample, {}
 
 
-def _branch(kind: Branch, size: _Size, num_classes: int, dtype: Any, param_dtype: Any, rngs: nnx.Rngs) -> nnx.Module:
-    if kind == "linear":
-        return LinearBranch(size.channels, num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-    if kind == "convolutional":
-        return ConvolutionalBranch(
-            size.channels, num_classes, space=size.space, dtype=dtype, param_dtype=param_dtype, rngs=rngs
-        )
-    module = kind(size.channels, num_classes, rngs=rngs)
-    if not isinstance(module, nnx.Module):
-        raise TypeError(f"branch must return an nnx.Module, it returned {type(module).__name__}")
-    return module
+def _stated(net: nnx.Module) -> list[Any]:
+    """Return every place where the network says that time is."""
+    owners: tuple[Any, ...] = (net, getattr(net, "spec", None))
+    said = [owner.time_axis for owner in owners if hasattr(owner, "time_axis")]
+    return [*said, *(0 for _, module in nnx.iter_modules(net) if isinstance(module, LIF))]
 
 
 def _stated_channels(net: nnx.Module) -> Mapping[str, int]:
@@ -245,12 +297,12 @@ def _stated_channels(net: nnx.Module) -> Mapping[str, int]:
     return {} if known is None else cast(Mapping[str, int], known)
 
 
-def _find(net: nnx.Module, spec: ShortcutSpec) -> tuple[tuple[str, ...], dict[str, Path]]:
+def _find(net: nnx.Module, spec: ShortcutSpec) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[Path, ...]], ...]]:
     """Return the taps to ask the network for, and those found in its module tree with their paths."""
     stated = _stated_channels(net)
     if _takes_taps(net):
         if not stated:
-            return spec.taps, {}
+            return spec.taps, ()
     else:
         stated = {}
     names = module_names(net)
@@ -261,31 +313,12 @@ def _find(net: nnx.Module, spec: ShortcutSpec) -> tuple[tuple[str, ...], dict[st
         )
     spec.check_taps([*stated, *(name for name in names if name not in stated)])
     explicit = tuple(tap for tap in spec.taps if tap in stated)
-    return explicit, {tap: names[tap] for tap in spec.taps if tap not in explicit}
+    paths = tuple((tap, names[tap]) for tap in spec.taps if tap not in explicit)
+    if len({places for _, places in paths}) < len(paths):
+        raise ValueError(f"taps must be different modules, but two of {', '.join(map(repr, spec.taps))} are the same")
+    return explicit, paths
 
 
 def _takes_taps(net: nnx.Module) -> bool:
     parameters = inspect.signature(net).parameters.values() if callable(net) else ()
     return any(parameter.name == "taps" for parameter in parameters)
-
-
-def _tap(
-    net: Any,
-    explicit: tuple[str, ...],
-    paths: Mapping[str, Path],
-    inputs: Sequence[Any],
-    keywords: Mapping[str, Any],
-) -> tuple[jax.Array, Mapping[str, jax.Array]]:
-    """Return the main logits, and every tapped output by name."""
-    if explicit:
-        keywords = {**keywords, "taps": explicit}
-    result, tapped = call_tapped(net, paths, inputs, keywords) if paths else (net(*inputs, **keywords), {})
-    if explicit:
-        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping)):
-            raise TypeError(f"net returned {type(result).__name__} for taps={explicit}: {_WHAT_TO_IMPLEMENT}")
-        result, returned = result
-        ShortcutSpec(taps=explicit).check_taps(returned)
-        tapped = {**returned, **tapped}
-    if not isinstance(result, jax.Array):
-        raise TypeError(f"net must return an array of logits, it returned {type(result).__name__}")
-    return result, tapped

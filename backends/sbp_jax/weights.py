@@ -1,43 +1,31 @@
-"""Weights in and out under the names and layouts that all frameworks share."""
+"""Weights in and out under the names and layouts that all frameworks share (:mod:`sbp_core.weights`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from numpy.typing import NDArray
 
+from sbp_core import weights as shared
+from sbp_core.weights import Array
 from sbp_jax.networks import ResNet
 from sbp_jax.shortcut import Shortcut
 
-Array = NDArray[Any]
-
-# the shared name of a part, to the attribute that holds it in flax
-_CONVOLUTION = {"weight": "kernel"}
-_LINEAR = {"weight": "kernel", "bias": "bias"}
+# the shared name of a part, and the attribute that holds it in flax
+_KERNEL = {"weight": "kernel", "bias": "bias"}
 _BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
-
-
-class _Slot(NamedTuple):
-    """A variable, and the axes that turn its layout into the shared one."""
-
-    variable: nnx.Variable[Any]
-    axes: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.variable.shape[axis] for axis in self.axes)
 
 
 def export_weights(net_or_model: ResNet | Shortcut[Any]) -> dict[str, Array]:
     """Return every parameter and running statistic by its canonical name, in the layout of ``ResNetSpec``.
 
-    Convolutions are OIHW, linear layers (classes, channels). A :class:`ResNet` has the names of
-    ``spec.parameter_shapes()``; a :class:`Shortcut` of one has ``main.<name>``, ``branches.<tap>.weight`` and
-    ``branches.<tap>.bias``.
+    Kernels are (outputs, inputs, *space). A :class:`ResNet` has the names of ``spec.parameter_shapes()``; a
+    :class:`Shortcut` of one has ``main.<name>`` and, of its branches, ``branches.<tap>.weight`` and ``.bias``, or
+    ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and ``.linear.weight``. :func:`sbp_core.weights.save`
+    writes them to a file.
 
     Raises:
         TypeError: another network, whose weights have no shared names.
@@ -49,7 +37,8 @@ def export_weights(net_or_model: ResNet | Shortcut[Any]) -> dict[str, Array]:
         ((4, 3, 3, 3), (10, 8))
     """
     return {
-        name: np.transpose(np.asarray(slot.variable[...]), slot.axes) for name, slot in _slots(net_or_model).items()
+        name: np.transpose(np.asarray(variable[...]), shared.to_canonical(variable.ndim))
+        for name, variable in _variables(net_or_model).items()
     }
 
 
@@ -63,57 +52,40 @@ def import_weights(net_or_model: ResNet | Shortcut[Any], weights: Mapping[str, A
         ValueError: a name is missing or unknown, or a shape differs.
         TypeError: another network, or weights that are not floating.
     """
-    slots = _slots(net_or_model)
-    missing, unknown = sorted(set(slots) - set(weights)), sorted(set(weights) - set(slots))
-    if missing or unknown:
-        raise ValueError(f"weights must have the names of the network; missing: {missing}, unknown: {unknown}")
-    arrays = {name: np.asarray(weights[name]) for name in slots}
-    for name, slot in slots.items():
-        if arrays[name].shape != slot.shape:
-            raise ValueError(f"weights[{name!r}] must have shape {slot.shape}, got {arrays[name].shape}")
-        if not jnp.issubdtype(arrays[name].dtype, jnp.floating):
-            raise TypeError(f"weights[{name!r}] must hold floating-point numbers, got {arrays[name].dtype}")
-    for name, slot in slots.items():
-        native = np.transpose(arrays[name], np.argsort(slot.axes))
-        slot.variable.set_value(jnp.array(native, slot.variable.dtype))
+    variables = _variables(net_or_model)
+    axes = {name: shared.to_canonical(variable.ndim) for name, variable in variables.items()}
+    canonical = {name: tuple(variable.shape[axis] for axis in axes[name]) for name, variable in variables.items()}
+    for name, array in shared.checked(canonical, weights).items():
+        native = np.transpose(array, np.argsort(axes[name]))
+        variables[name].set_value(jnp.array(native, variables[name].dtype))
 
 
-def _slots(model: object) -> dict[str, _Slot]:
+def _variables(model: object) -> dict[str, nnx.Variable[Any]]:
     if isinstance(model, Shortcut):
-        slots = {f"main.{name}": slot for name, slot in _slots(model.main).items()}
+        found = {f"main.{name}": variable for name, variable in _variables(model.main).items()}
         for tap, branch in zip(model.spec.taps, model.branches, strict=True):
-            for path, layer in nnx.iter_modules(branch):
-                slots |= _layer(".".join(("branches", tap, *map(str, path))), layer)
-        return slots
+            found |= _held(branch, f"branches.{tap}")
+        return found
     if not isinstance(model, ResNet):
         raise TypeError(f"net_or_model must be a ResNet, or a Shortcut of one; got {type(model).__name__}")
-    found: dict[str, _Slot] = {}
-    for name, layer in _modules(model):
-        found |= _layer(name, layer)
+    found = _held(model)
     return {name: found[name] for name in model.spec.parameter_shapes()}
 
 
-def _modules(net: ResNet) -> Iterator[tuple[str, nnx.Module]]:
-    """Yield the canonical name of each module of a ResNet."""
-    for path, module in nnx.iter_modules(net):
+def _held(module: nnx.Module, prefix: str = "") -> dict[str, nnx.Variable[Any]]:
+    """Return the variables of all layers in a module by their canonical names."""
+    return {name: getattr(layer, attribute) for name, layer, attribute in _named(module, prefix)}
+
+
+def _named(module: nnx.Module, prefix: str) -> Iterator[tuple[str, nnx.Module, str]]:
+    for path, layer in nnx.iter_modules(module):
         # a stage is a Sequential: its list of blocks has no place in the canonical name
-        yield ".".join(str(part) for part in path if part != "layers"), module
-
-
-def _layer(name: str, layer: nnx.Module) -> dict[str, _Slot]:
-    parts: dict[str, str] = {}
-    kernel_axes: tuple[int, ...] = ()
-    if isinstance(layer, nnx.Conv):
-        parts, kernel_axes = _CONVOLUTION, (3, 2, 0, 1)
-    elif isinstance(layer, nnx.Linear):
-        parts, kernel_axes = _LINEAR, (1, 0)
-    elif isinstance(layer, nnx.BatchNorm):
-        parts = _BATCH_NORM
-    elif hasattr(layer, "decay_logit"):
-        parts = {"decay_logit": "decay_logit"}
-    slots = {}
-    for part, attribute in parts.items():
-        variable = getattr(layer, attribute)
-        axes = kernel_axes if attribute == "kernel" else tuple(range(variable.ndim))
-        slots[f"{name}.{part}"] = _Slot(variable, axes)
-    return slots
+        place = [prefix] * bool(prefix) + [str(part) for part in path if part != "layers"]
+        if isinstance(layer, nnx.BatchNorm):
+            parts = _BATCH_NORM
+        elif isinstance(layer, nnx.Conv | nnx.Linear):
+            parts = _KERNEL if layer.use_bias else {"weight": "kernel"}
+        else:
+            parts = {"decay_logit": "decay_logit"} if hasattr(layer, "decay_logit") else {}
+        for part, attribute in parts.items():
+            yield ".".join((*place, part)), layer, attribute

@@ -132,14 +132,14 @@ def through_nnx(kind, dtype=None, x=X, batch_axis=1):
 
 def through_branches(weights, net, blocks, alone, dtype=None):
     """Attach to ``net(weights, x) -> (logits, taps)``; ``blocks`` are what it taps, ``alone`` its logits, by hand."""
-    start = (weights, branches.init(jax.random.key(1), branches.channels(net, weights, X), CLASSES))
+    start = (weights, branches.init(jax.random.key(1), branches.channels(net, weights, X, time_axis=0), CLASSES))
 
     def cast(tree):
         return jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), tree)
 
     def run(parameters, state, x, coefficient):
         (weights, heads), x = cast((parameters, x))
-        return branches.apply(heads, *net(weights, x), coefficient), state
+        return branches.apply(heads, *net(weights, x), coefficient, time_axis=0), state
 
     def by_hand(parameters, state, x, coefficient):
         (weights, heads), x = cast((parameters, x))

@@ -166,8 +166,8 @@ def test_weights_make_the_round_trip_and_have_the_canonical_names():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda w: w.pop("head.bias"), ValueError, r"missing: \['head.bias'\]"),
-        (lambda w: w.update(extra=np.ones(1)), ValueError, r"unknown: \['extra'\]"),
+        (lambda w: w.pop("head.bias"), ValueError, "missing: 'head.bias'"),
+        (lambda w: w.update(extra=np.ones(1)), ValueError, "unknown: 'extra'"),
         (lambda w: w.update({"head.weight": np.ones((4, 5))}), ValueError, r"must have shape \(5, 6\), got \(4, 5\)"),
         (lambda w: w.update({"head.bias": np.ones(5, int)}), TypeError, "floating-point"),
     ],
@@ -219,9 +219,9 @@ def test_the_names_build_the_specs_they_stand_for():
 @pytest.mark.parametrize(
     ("images", "keywords", "error", "message"),
     [
-        (jnp.ones((5, 4, 2)), {}, ValueError, r"images must be \(batch, height, width, channels\)"),
+        (jnp.ones((5, 4, 2)), {}, ValueError, "images must have 4 axes, a batch of still ones, or 5, event frames"),
         (jnp.ones((2, 5, 4, 3)), {}, ValueError, "2 channels in their last axis"),
-        (jnp.ones((0, 2, 5, 4, 2)), {}, ValueError, "at least one time step"),
+        (jnp.ones((0, 2, 5, 4, 2)), {"time_axis": 0}, ValueError, "at least one time step"),
         (jnp.ones((2, 5, 4, 2), jnp.uint8), {}, TypeError, "images must hold floating-point numbers"),
         (jnp.ones((2, 5, 4, 2)), {"taps": ("layer3",)}, ValueError, "The network has: stem, layer1, layer2"),
     ],

@@ -189,16 +189,24 @@ def test_labels_that_do_not_fit_are_refused(labels, error, message):
 
 
 class Untapped(nnx.Module):
+    time_axis = 0
+
     def __call__(self, x):
         return x.mean(0)
 
 
 class Deaf(nnx.Module):
+    time_axis = 0
+
     def __call__(self, x, taps=None):
         return x.mean(0)
 
 
 class Still(nnx.Module):
+    """It says where time is in what it taps, and is wrong."""
+
+    time_axis = 0
+
     def __call__(self, x, taps=None):
         return x.mean(0), {"block1": x.mean(0)}
 
@@ -230,9 +238,9 @@ def test_a_network_or_a_tap_that_does_not_fit_is_refused(net, options, error, me
 
 def test_a_tapped_output_without_time_is_refused():
     with pytest.raises(
-        ValueError, match=r"must have shape \(time, batch, ..., channels\), got \(4, 6\) .*time_axis=None"
+        ValueError, match=r"gave shape \(4, 6\), which is no \(time, batch, ..., channels\) .*pass time_axis=None for"
     ):
-        sbp_jax.Shortcut(Still(), ("block1",), 3, sample=X, rngs=nnx.Rngs(1))
+        sbp_jax.Shortcut(Still(), ("block1",), 6, sample=X, rngs=nnx.Rngs(1))
     model = sbp_jax.Shortcut(Still(), ("block1",), 6, sample=X, time_axis=None, rngs=nnx.Rngs(1))
     assert model(X, coefficient=0.5).shape == (4, 6)
 
@@ -275,8 +283,8 @@ def test_branches_as_pure_functions_give_each_step_where_the_main_logits_do():
     random = np.random.default_rng(7)
     hidden, main = jnp.asarray(random.normal(size=(3, 2, 4))), jnp.asarray(random.normal(size=(3, 2, 5)))
     params = sbp_jax.branches.init(jax.random.key(0), {"hidden": 4}, 5)
-    summed = sbp_jax.branches.apply(params, main, {"hidden": hidden}, 0.5)
+    summed = sbp_jax.branches.apply(params, main, {"hidden": hidden}, 0.5, time_axis=0)
     expected = main + 0.5 * (hidden @ params["hidden"]["kernel"] + params["hidden"]["bias"])
     np.testing.assert_allclose(summed, expected, rtol=1e-6)
-    with pytest.raises(ValueError, match=r"logits of 2 steps.*tap 'hidden' has 3"):
-        sbp_jax.branches.apply(params, main[:2], {"hidden": hidden}, 0.5)
+    with pytest.raises(ValueError, match="steps of the main logits, 2; it has 3"):
+        sbp_jax.branches.apply(params, main[:2], {"hidden": hidden}, 0.5, time_axis=0)

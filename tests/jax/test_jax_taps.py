@@ -141,7 +141,7 @@ def test_a_tap_that_does_not_exist_is_named_with_its_neighbours():
     with pytest.raises(ValueError, match=r"tap 'layer1.2' does not exist; did you mean .*'layer1.[01]'.*blocks.0"):
         shortcut(taps=("layer1.2",))
     names = module_names(Net(nnx.Rngs(0)))
-    assert names["layer1.1"] == ("layer1", "layers", 1)
+    assert names["layer1.1"] == (("layer1", "layers", "1"),)
     assert "blocks" not in names  # a list is no block: it cannot be called
 
 
@@ -153,13 +153,15 @@ def test_a_resnet_can_be_tapped_inside_its_stages_too():
     assert [branch.shape for branch in output.branches] == [(2, 10), (2, 10)]
     paths = {tap: module_names(net)[tap] for tap in ("layer2.0", "layer1")}
     tapped = nnx.eval_shape(lambda net: call_tapped(net, paths, (images,), {})[1], net)
-    assert tapped["layer2.0"].shape == (2, 2, 4, 4, 2)
+    assert tapped["layer2.0"][0].shape == (2, 2, 4, 4, 2)
     with pytest.raises(ValueError, match=r"did you mean 'layer1'.*The network has: stem, layer1, layer2"):
         sbp_jax.Shortcut(net, ("layr1",), rngs=nnx.Rngs(1))
 
 
 class Looped(nnx.Module):
     """Runs its block once per step, in a loop of the kind given."""
+
+    time_axis = 0
 
     def __init__(self, kind):
         self.block, self.kind = nnx.Linear(6, 3, rngs=nnx.Rngs(0)), kind
@@ -175,7 +177,12 @@ class Looped(nnx.Module):
 @pytest.mark.parametrize(
     ("net", "taps", "error", "message"),
     [
-        (Looped("python"), ("block",), RuntimeError, "ran twice in one call.*over all time steps"),
+        (
+            Looped("python"),
+            ("block",),
+            RuntimeError,
+            "ran 3 times in one forward pass.*pass time_axis='calls' if each call is a step",
+        ),
         (Looped("scan"), ("block",), RuntimeError, "inside a JAX transformation"),
         (Looped("checkpoint"), ("block",), RuntimeError, r"nnx transformation \(nnx.remat\)"),
         (Net(nnx.Rngs(0)), ("unused",), RuntimeError, "tap 'unused' did not run"),
@@ -193,5 +200,5 @@ def test_a_module_that_gives_no_array_is_refused():
             return x, x
 
     net = nnx.Sequential(Pair(), lambda x, y: x.mean(0), nnx.Linear(6, 3, rngs=nnx.Rngs(0)))
-    with pytest.raises(TypeError, match="tap '0' must give an array, it gave tuple"):
-        shortcut(net, taps=("0",))
+    with pytest.raises(TypeError, match="tap '0' must give an array, it gave a tuple; say with select"):
+        shortcut(net, taps=("0",), time_axis=0)

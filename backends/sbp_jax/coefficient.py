@@ -1,0 +1,26 @@
+"""The coefficient is an argument: a number or a scalar array, traced or not. Nothing remembers it."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from sbp_core import validation
+
+
+def scalar(coefficient: Any, dtype: Any) -> jax.Array:
+    """Return the coefficient as a scalar array.
+
+    Raises:
+        ValueError: a number that is not finite, or an array of another shape.
+        TypeError: not a number.
+    """
+    if isinstance(coefficient, Real):
+        coefficient = validation.finite("coefficient", coefficient)  # type: ignore[arg-type]
+    array = jnp.asarray(coefficient, dtype)
+    if array.shape != ():
+        raise ValueError(f"coefficient must be a scalar, got shape {array.shape}")
+    return array
