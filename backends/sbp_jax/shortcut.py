@@ -172,11 +172,11 @@ class Shortcut(nnx.Module, Generic[Net]):
         self.deterministic = False  # set by train(), eval() and set_attributes(), as in nnx.Dropout
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Class method used by ``nnx.view``.
+        """Take what ``nnx.view`` sets.
 
         Args:
-            deterministic: if True, gives the main logits alone and runs no branch.
-        """
+          deterministic: if True, the main logits alone are given, and no branch runs.
+        """  # nnx.view_info reads arguments that are two spaces in
         if deterministic is not None:
             self.deterministic = deterministic
 
