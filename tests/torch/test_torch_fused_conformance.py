@@ -1,4 +1,4 @@
-"""The fused loops pass conformance; all of it: `--backend sbp_torch.backend:make_fused_backend --level neuron`."""
+"""The fused loops pass conformance; all of it: `--backend sbp_torch.engine:make_fused_engine --level neuron`."""
 
 import pytest
 

@@ -77,7 +77,7 @@ ADAPTERS: dict[str, Adapter] = {
         {
             "fire": ("sbp_torch.functional:_fire",),
             "step": ("sbp_torch.functional:dynamics.step",),
-            "lif": ("sbp_torch.backend:lif",),
+            "lif": ("sbp_torch.engine:lif",),
             "compose": ("sbp_torch.losses:compose_loss",),
         },
         _torch,
