@@ -42,13 +42,15 @@ class Checks:
 
     def conformance(self):
         """Run the neuron and surrogate levels with tensors on the device, and return what failed."""
+        from sbp_conformance.harness import as_backend
         from sbp_conformance.levels import cases_of
-        from sbp_torch import backend
+        from sbp_torch import engine
 
         # the adapter makes its tensors on the default device
         torch.set_default_device(self.device)
         try:
-            adapters = {"tensor operations": backend.make_backend(), "fused": backend.make_fused_backend()}
+            engines = {"tensor operations": engine.make_engine(), "fused": engine.make_fused_engine()}
+            adapters = {name: as_backend(found) for name, found in engines.items()}
             failed, run = [], 0
             for name, adapter in adapters.items():
                 dtypes = ("float32",) if self.quick else ("float64", "float32", "bfloat16")

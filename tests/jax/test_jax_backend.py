@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sbp_conformance.worker import load
 from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Triangle
 from sbp_core.backend import Backend
 from sbp_core.reference.backend import make_backend as make_reference
-from sbp_core.registry import load
 
 RNG = np.random.default_rng(24)
 SPEC = LIFSpec(learn_decay=True, synaptic_decay=0.5, surrogate=Triangle(width=1.5))

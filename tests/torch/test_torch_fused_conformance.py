@@ -2,9 +2,10 @@
 
 import pytest
 
+from sbp_conformance.harness import as_backend
 from sbp_conformance.levels import cases_of
 from sbp_torch import fused
-from sbp_torch.backend import make_fused_backend
+from sbp_torch.engine import make_fused_engine
 
 # each compiles: a sample of the pairs, and of what else there is
 CASES = [case for index, case in enumerate(cases_of("neuron")) if index % 13 == 0]
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.skipif(not fused.available(), reason="numba is not inst
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_sample_of_the_neuron_cases_passes(case):
-    backend = make_fused_backend()
+    backend = as_backend(make_fused_engine())
     for dtype in ("float32", *(["bfloat16"] if "bfloat16" in case.dtypes else [])):
         problems = [finding for finding in case.run(backend, dtype=dtype, mode="eager") if finding.problem]
         assert not problems, (dtype, problems)

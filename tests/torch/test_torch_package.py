@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbp_core import LIFSpec, LIFState, registry
+from sbp_conformance.worker import load
+from sbp_core import LIFSpec, LIFState
 from sbp_core.reference.backend import make_backend as make_reference
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ def test_importing_prints_nothing():
 
 
 def test_the_registered_backend_agrees_with_the_reference():
-    backend, random = registry.load("torch"), np.random.default_rng(3)
+    backend, random = load("torch"), np.random.default_rng(3)
     spec = LIFSpec(learn_decay=True, surrogate="gaussian", output_delay=1, reset_value=-0.25)
     x, given = random.normal(0.8, 1.0, (3, 2, 3)), random.normal(size=(3, 2, 3))
     state = LIFState(random.normal(size=(2, 3)), None, np.ones((2, 3)))

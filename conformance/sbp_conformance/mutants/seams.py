@@ -84,9 +84,9 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "jax": Adapter(
         {
-            "fire": ("sbp_jax.neuron:spike", "sbp_jax.backend:spike"),
+            "fire": ("sbp_jax.neuron:spike", "sbp_jax.engine:spike"),
             "step": ("sbp_jax.neuron:dynamics.step",),
-            "lif": ("sbp_jax.backend:lif",),
+            "lif": ("sbp_jax.engine:lif",),
             "compose": ("sbp_jax.losses:compose_loss",),
         },
         _jax,
@@ -101,6 +101,8 @@ ADAPTERS: dict[str, Adapter] = {
             "compose": ("sbp_tf.losses:compose_loss",),
         },
         _tensorflow,
+        # it offers no networks: those of Keras run on it
+        left_out=("network", "training"),
     ),
 }
 
