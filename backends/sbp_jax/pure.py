@@ -19,7 +19,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -35,42 +35,45 @@ from sbp_jax.taps import arrange, as_main, gather, shapes
 Params = dict[str, dict[str, jax.Array]]
 
 
-def channels(
-    function: Callable[..., Any],
-    *inputs: Any,
-    time_axis: TimeAxis | Literal["stated"] = "stated",
-    channels: Channels = "last",
-    time_steps: int | None = None,
-) -> dict[str, int]:
+class Axes(TypedDict, total=False):
+    """How tapped outputs lie.
+
+    Attributes:
+        time_axis: where time is, which must be said: 0 for ``(time, batch, ..., channels)``, 1 for ``(batch, time, ...,
+            channels)``, None for no time, "merged" for ``(time * batch, ..., channels)``.
+        channels: where the channels are: "last" unless given, "first" (before the axes of space), or an axis.
+        time_steps: how many steps are merged.
+    """
+
+    time_axis: TimeAxis
+    channels: Channels
+    time_steps: int
+
+
+def channels(function: Callable[..., Any], *inputs: Any, **axes: Unpack[Axes]) -> dict[str, int]:
     """Return the channels of everything that ``function(*inputs)`` taps, by shape alone: nothing is computed.
 
     Args:
         function: what returns ``(logits, taps)``.
         *inputs: its arguments: arrays, or ``jax.ShapeDtypeStruct`` in their place; what holds none, flags for one,
             and modules of Equinox pass as they are.
-        time_axis: where time is, as in :func:`apply`.
-        channels: where the channels are.
-        time_steps: how many steps are merged.
+        **axes: ``time_axis``, and ``channels`` and ``time_steps`` where needed: see :class:`Axes`.
 
     Raises:
         TypeError: it returns something else.
-        ValueError: a tapped output that does not lie so.
+        ValueError: no ``time_axis``, or a tapped output that does not lie so.
     """
-    layout = _layout(time_axis, channels, time_steps)
+    layout = _layout(**axes)
 
-    def checked(*inputs: Any) -> Any:
+    def arranged(*inputs: Any) -> dict[str, jax.Array]:
         result = function(*inputs)
         pair = isinstance(result, tuple) and len(result) == 2
         if not (pair and isinstance(result[0], jax.Array) and isinstance(result[1], Mapping)):
             raise TypeError(f"function must return (logits, taps), it returned {type(result).__name__}")
-        return result
+        main, tapped = result
+        return {tap: arrange(tap, x, layout, main, main.shape[-1])[0] for tap, x in tapped.items()}
 
-    main, tapped = shapes(checked, *inputs)
-    found = {}
-    for tap, x in tapped.items():
-        axes = layout.check_tap(tap, x.shape, layout.check_main(main.shape, main.shape[-1], items=(*x.shape, None)[0]))
-        found[tap] = int(layout.split(x.shape)[axes.channels])  # type: ignore[arg-type]
-    return found
+    return {tap: int(x.shape[-1]) for tap, x in shapes(arranged, *inputs).items()}
 
 
 def init(key: jax.Array, channels: Mapping[str, int], num_classes: int, *, dtype: Any = jnp.float32) -> Params:
@@ -101,10 +104,7 @@ def apply(
     main: jax.Array,
     tapped: Mapping[str, jax.Array],
     coefficient: Any,
-    *,
-    time_axis: TimeAxis | Literal["stated"] = "stated",
-    channels: Channels = "last",
-    time_steps: int | None = None,
+    **axes: Unpack[Axes],
 ) -> jax.Array:
     """Return ``o_final = b_n + coefficient * sum_l b_l`` (Guo et al. 2024, Eq. 6-10).
 
@@ -113,16 +113,13 @@ def apply(
         main: the main logits ``b_n``, ``(batch, classes)``, or of each step, with time where the taps have it.
         tapped: outputs of the tapped blocks by name; it may hold more than there are branches.
         coefficient: lambda, a number or a scalar array, traced or not.
-        time_axis: where time is in the tapped outputs, which must be said: 0 for ``(time, batch, ..., channels)``, 1
-            for ``(batch, time, ..., channels)``, None for no time, "merged" for ``(time * batch, ..., channels)``.
-        channels: where their channels are: "last", "first" (before the axes of space), or an axis.
-        time_steps: how many steps are merged.
+        **axes: ``time_axis``, and ``channels`` and ``time_steps`` where needed: see :class:`Axes`.
 
     Raises:
         ValueError: no ``time_axis``, a tap that is missing, a shape that does not fit, logits of other classes than the
             branches', or a coefficient that is not a finite scalar.
     """
-    _, branches = outputs(params, main, tapped, time_axis=time_axis, channels=channels, time_steps=time_steps)
+    _, branches = outputs(params, main, tapped, **axes)
     summed: jax.Array = sum_logits(main, branches, scalar(coefficient, main.dtype))
     return summed
 
@@ -131,25 +128,21 @@ def outputs(
     params: Params,
     main: jax.Array,
     tapped: Mapping[str, jax.Array],
-    *,
-    time_axis: TimeAxis | Literal["stated"] = "stated",
-    channels: Channels = "last",
-    time_steps: int | None = None,
+    **axes: Unpack[Axes],
 ) -> ShortcutOutput:
     """Return main and branch logits apart, for :class:`~sbp_jax.ShortcutLoss`; arguments as in :func:`apply`.
 
     Raises:
         ValueError: as in :func:`apply`.
     """
-    layout = _layout(time_axis, channels, time_steps)
+    layout = _layout(**axes)
     # dictionaries come back from jax in the order of their keys: every function here goes by name
     ShortcutSpec(taps=tuple(params)).check_taps(tapped)
     branches = []
     for tap, branch in params.items():
         size, classes = branch["kernel"].shape
-        form = layout.check_main(main.shape, classes, items=(*tapped[tap].shape, None)[0])
-        x = pool(arrange(tap, tapped[tap], layout, form, size))
-        branches.append(as_main(x @ branch["kernel"] + branch["bias"], form, layout.time_axis))
+        x, form = arrange(tap, tapped[tap], layout, main, classes, size)
+        branches.append(as_main(pool(x) @ branch["kernel"] + branch["bias"], form, layout.time_axis))
     return ShortcutOutput(main, tuple(branches))
 
 
@@ -178,7 +171,9 @@ def from_linen(
     return {tap: gather(tap, found[tap], None, time_axis) for tap in spec.taps}
 
 
-def _layout(time_axis: TimeAxis | Literal["stated"], channels: Channels, time_steps: int | None) -> TapLayout:
+def _layout(
+    time_axis: TimeAxis | Literal["stated"] = "stated", channels: Channels = "last", time_steps: int | None = None
+) -> TapLayout:
     place = resolve_time_axis(time_axis, (), "a function", allowed=(0, 1, None, "merged"), channels=channels)
     return TapLayout(time_axis=place, channels=channels, time_steps=time_steps)
 

@@ -14,7 +14,7 @@ from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.selection import Select, check_select, of_each, part, replaced
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_core.taps import Channels, TapLayout, TimeAxis, resolve_time_axis
+from sbp_core.taps import Channels, Main, TapLayout, TimeAxis, resolve_time_axis
 from sbp_jax.branches import Branch, check_branch, make_branch
 from sbp_jax.coefficient import scalar
 from sbp_jax.neurons import LIF
@@ -161,8 +161,8 @@ class Shortcut(nnx.Module, Generic[Net]):
         check_select("output", output, or_function=False)
         self._output = output
         self.main = net
-        sizes = self._find_sizes(sample)
-        self._sizes = tuple(size for size, _ in sizes)
+        sizes = self._sizes(sample)
+        self._channels = tuple(size for size, _ in sizes)
         self.branches = nnx.List(
             [
                 make_branch(kinds[tap], *size, num_classes, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
@@ -203,18 +203,14 @@ class Shortcut(nnx.Module, Generic[Net]):
                 "coefficient must be given in training, as in model(images, coefficient=0.25); "
                 "call model.eval() for the main logits alone"
             )
-        result, main, tapped = self._run(self.main, inputs, keywords)
+        result, main, tapped = self._run(self.main, inputs, keywords, self._channels)
         branches = []
-        for tap, x, size, layout, branch in zip(
-            self.spec.taps, tapped, self._sizes, self._layouts, self.branches, strict=True
-        ):
-            form = layout.check_main(main.shape, self.num_classes, items=(*x.shape, None)[0])
-            x = arrange(tap, x, layout, form, size)
+        for tap, (x, form), branch in zip(self.spec.taps, tapped, self.branches, strict=True):
             logits = branch(x)
-            if logits.shape != (*x.shape[:2], self.num_classes):
+            wanted = (*x.shape[:2], self.num_classes)
+            if logits.shape != wanted:
                 raise ValueError(
-                    f"the branch of tap {tap!r} must give (time, batch, num_classes) = "
-                    f"{(*x.shape[:2], self.num_classes)}, it gave {logits.shape}"
+                    f"the branch of tap {tap!r} must give (time, batch, num_classes) = {wanted}, it gave {logits.shape}"
                 )
             branches.append(as_main(logits, form, self.time_axis))
         if self.spec.combine == "losses":
@@ -226,12 +222,12 @@ class Shortcut(nnx.Module, Generic[Net]):
         return self.main
 
     def _run(
-        self, net: Any, inputs: Sequence[Any], keywords: Mapping[str, Any]
-    ) -> tuple[Any, jax.Array, list[jax.Array]]:
-        """Return what the network gives, the main logits in it, and the tapped outputs."""
+        self, net: Any, inputs: Sequence[Any], keywords: Mapping[str, Any], channels: Sequence[int | None]
+    ) -> tuple[Any, jax.Array, list[tuple[jax.Array, Main]]]:
+        """Return what the network gives, the main logits in it, and each tapped output as its branch takes it."""
+        recorded: dict[str, list[Any]] = {}
         if self._explicit:
             keywords = {**keywords, "taps": self._explicit}
-        recorded: dict[str, list[Any]] = {}
         if self._paths:
             result, recorded = call_tapped(net, dict(self._paths), inputs, keywords)
         else:
@@ -243,13 +239,13 @@ class Shortcut(nnx.Module, Generic[Net]):
             ShortcutSpec(taps=self._explicit).check_taps(returned)
             recorded |= {tap: [returned[tap]] for tap in self._explicit}
         main = part("net", result, self._output, "output", jax.Array)
-        tapped = [
-            gather(tap, recorded[tap], select, self.time_axis)
-            for tap, select in zip(self.spec.taps, self._select, strict=True)
-        ]
+        tapped = []
+        for tap, select, layout, size in zip(self.spec.taps, self._select, self._layouts, channels, strict=True):
+            x = gather(tap, recorded[tap], select, self.time_axis)
+            tapped.append(arrange(tap, x, layout, main, self.num_classes, size))
         return result, main, tapped
 
-    def _find_sizes(self, sample: Any) -> list[tuple[int, int]]:
+    def _sizes(self, sample: Any) -> list[tuple[int, int]]:
         """Return the channels and the number of axes of space of every tap."""
         if sample is None:
             stated = _stated_channels(self.main)
@@ -260,19 +256,14 @@ class Shortcut(nnx.Module, Generic[Net]):
                         f"{type(self.main).__name__}.spec.tap_channels"
                     )
             return [(stated[tap], 2) for tap in self.spec.taps]
-        # a shape-level run on a copy: neither the network's state nor its random streams move
         graph, state = nnx.split(self.main)
-        main, tapped = shapes(
-            lambda state, inputs, keywords: self._run(nnx.merge(graph, state), inputs, keywords)[1:],
-            state,
-            *_arguments(sample),
-        )
-        sizes = []
-        for tap, x, layout in zip(self.spec.taps, tapped, self._layouts, strict=True):
-            form = layout.check_main(main.shape, self.num_classes, items=(*x.shape, None)[0])
-            axes = layout.check_tap(tap, x.shape, form)
-            sizes.append((cast(int, layout.split(x.shape)[axes.channels]), len(axes.space)))
-        return sizes
+        unknown = [None] * len(self.spec.taps)
+
+        def tapped(state: Any, inputs: Any, keywords: Any) -> list[jax.Array]:
+            # on a copy: neither the network's state nor its random streams move
+            return [x for x, _ in self._run(nnx.merge(graph, state), inputs, keywords, unknown)[2]]
+
+        return [(x.shape[-1], x.ndim - 3) for x in shapes(tapped, state, *_arguments(sample))]
 
 
 def _arguments(sample: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:

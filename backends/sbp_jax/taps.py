@@ -95,19 +95,30 @@ def gather(tap: str, outputs: Sequence[Any], select: Select, time_axis: TimeAxis
     return array
 
 
-def arrange(tap: str, x: jax.Array, layout: TapLayout, main: Main, channels: int) -> jax.Array:
-    """Return a tapped output as ``(time, batch, ..., channels)``, with one step where it has no time.
+def arrange(
+    tap: str, x: jax.Array, layout: TapLayout, main: jax.Array, num_classes: int, channels: int | None = None
+) -> tuple[jax.Array, Main]:
+    """Return a tapped output as ``(time, batch, ..., channels)``, one step where it has no time, and what ``main`` is.
+
+    Args:
+        tap: its name, for messages.
+        x: the output.
+        layout: how it lies.
+        main: the main logits.
+        num_classes: classes that they must have.
+        channels: what its branch was made for; None not to check it.
 
     Raises:
-        ValueError: it does not lie so, does not fit the main logits, or has other channels than its branch.
+        ValueError: the logits have other classes; it does not lie so, does not fit them, or has other channels.
     """
-    axes = layout.check_tap(tap, x.shape, main)
+    form = layout.check_main(main.shape, num_classes, items=(*x.shape, None)[0])
+    axes = layout.check_tap(tap, x.shape, form)
     x = x.reshape(layout.split(x.shape)).transpose(axes.time_first_channels_last)
-    if x.shape[-1] != channels:
+    if channels not in (None, x.shape[-1]):
         raise ValueError(
             f"tap {tap!r} must have the {channels} channels that its branch was made for, got {x.shape[-1]}"
         )
-    return x[None] if axes.time is None else x
+    return (x[None] if axes.time is None else x), form
 
 
 def as_main(logits: jax.Array, main: Main, time_axis: TimeAxis) -> jax.Array:
