@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
 abs = tf.abs
+acos = tf.acos
+acosh = tf.acosh
+asin = tf.asin
+asinh = tf.asinh
+atan = tf.atan
+atan2 = tf.atan2
+atanh = tf.atanh
 ceil = tf.math.ceil
 cos = tf.cos
+cosh = tf.cosh
 exp = tf.exp
+expm1 = tf.math.expm1
+floor = tf.floor
+isfinite = tf.math.is_finite
+isinf = tf.math.is_inf
+isnan = tf.math.is_nan
 log = tf.math.log
+log1p = tf.math.log1p
+logical_and = tf.logical_and
+logical_not = tf.logical_not
+logical_or = tf.logical_or
 maximum = tf.maximum
 mean = tf.reduce_mean
 minimum = tf.minimum
 ones_like = tf.ones_like
+pow = tf.pow
+round = tf.round
 sign = tf.sign
+sin = tf.sin
+sinh = tf.sinh
+sqrt = tf.sqrt
+square = tf.square
 stack = tf.stack
 sum = tf.reduce_sum
+tan = tf.tan
 tanh = tf.tanh
 where = tf.where
 zeros_like = tf.zeros_like
+
+pi = math.pi
 
 bool = tf.bool
 float16 = tf.float16
@@ -40,3 +67,9 @@ def astype(x: Any, dtype: Any, /) -> Any:
         [1.0, 0.0]
     """
     return tf.cast(x, dtype)
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """Return ``x`` no less than ``min`` and no more than ``max``, where they are given."""
+    lowered = x if max is None else minimum(x, tf.cast(max, x.dtype))
+    return lowered if min is None else maximum(lowered, tf.cast(min, x.dtype))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self
 
@@ -12,17 +13,82 @@ _KINDS: dict[str, type[Spec]] = {}
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A frozen description. Subclasses are keyword-only dataclasses of plain values, tuples and other specs.
+    """A frozen description. Its classes are keyword-only dataclasses of plain values, tuples and other specs.
 
-    ``kind`` names the class in JSON, so that ``from_json`` of a base class returns the right family.
+    A class is abstract, ``class Family(Spec, abstract=True)``, or final: then it has a ``kind`` of its own, the name
+    that it has in JSON, in saved models and wherever a name is taken, and cannot be derived from. A class of a user's
+    own is as good as those here as soon as it is defined.
+
+    Raises:
+        TypeError: at definition: a class without a ``kind``, with another class's, derived from a final one, or
+            without a method that its family asks for; at construction: an abstract class, or fields that no dataclass
+            made.
+
+    Example:
+        >>> class Mine(Spec):
+        ...     pass
+        Traceback (most recent call last):
+        ...
+        TypeError: class Mine needs a kind of its own, a name that no other has, as in: kind: ClassVar[str] = "mine"
     """
 
-    kind: ClassVar[str] = "spec"
+    kind: ClassVar[str]
+    _abstract: ClassVar[bool] = True
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
+    def __init_subclass__(cls, *, abstract: bool = False, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        final = next((base for base in cls.__mro__[1:] if issubclass(base, Spec) and not base._abstract), None)
+        # a decorator that makes a class anew, with slots say, defines the same one again
+        if final is not None:
+            family = next(base for base in final.__mro__[1:] if not base.__name__.startswith("_"))
+            raise TypeError(
+                f"class {cls.__name__} cannot derive from {final.__name__}: it would be computed, compiled and saved "
+                f"as a {final.__name__}. Derive from {family.__name__} with a kind of its own, or pass other "
+                f"fields to {final.__name__}"
+            )
+        cls._abstract = abstract
+        if abstract:
+            if "kind" in cls.__dict__:
+                raise TypeError(f"class {cls.__name__} is abstract and has no instances, so it must have no kind")
+            return
+        kind = cls.__dict__.get("kind")
+        if not isinstance(kind, str) or not kind:
+            raise TypeError(
+                f"class {cls.__name__} needs a kind of its own, a name that no other has, as in: "
+                f'kind: ClassVar[str] = "{cls.__name__.lower()}"'
+            )
+        lacking = sorted(name for name in dir(cls) if getattr(getattr(cls, name, None), "__isabstractmethod__", False))
+        if lacking:
+            raise TypeError(f"class {cls.__name__} must define {', '.join(lacking)}")
+        other = _KINDS.get(kind)
+        # a notebook's cell that is run again, or a module that is reloaded, defines its class anew
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"class {cls.__name__} must have a kind of its own, and {kind!r} is that of "
+                f"{other.__module__}.{other.__qualname__}"
+            )
+        _KINDS[kind] = cls
+
+    def __new__(cls, *arguments: Any, **fields: Any) -> Self:
+        """Make an instance of a final class."""
+        if cls._abstract:
+            known = ", ".join(map(repr, cls.families()))
+            raise TypeError(
+                f"{cls.__name__} is abstract: take one of its kinds, {known}, or derive a class of your own"
+            )
+        made = cls.__dict__.get("__dataclass_fields__", ())
+        lost = [name for name, hint in inspect.get_annotations(cls).items() if _lost(name, hint, made)]
+        if lost:
+            raise TypeError(
+                f"class {cls.__name__} must be decorated with @dataclass(frozen=True, kw_only=True), so that "
+                f"{lost[0]!r} is a field"
+            )
+        return super().__new__(cls)
+
+    @classmethod
+    def families(cls) -> dict[str, type[Self]]:
+        """Return the final classes of this family by kind, those of users among them."""
+        return {kind: found for kind, found in _KINDS.items() if issubclass(found, cls)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dictionary of JSON values; ``kind`` says which spec it is."""
@@ -47,11 +113,14 @@ class Spec:
             TypeError: a field has the wrong type.
         """
         given = dict(values)
-        kind = given.pop("kind", cls.kind)
-        found = _KINDS.get(kind)
-        if found is None or not issubclass(found, cls):
-            known = sorted(name for name, spec in _KINDS.items() if issubclass(spec, cls))
-            raise ValueError(f"kind must be one of {', '.join(map(repr, known))}; got {kind!r}")
+        kind = given.pop("kind", None if cls._abstract else cls.kind)
+        families = cls.families()
+        if kind not in families:
+            raise ValueError(
+                f"kind must be one of {', '.join(map(repr, sorted(families)))}; got {kind!r} (a class of your own must "
+                "be defined before its specs are read)"
+            )
+        found = families[kind]
         allowed = [field.name for field in fields(found)]
         unknown = sorted(set(given) - set(allowed))
         if unknown:
@@ -78,6 +147,10 @@ class Spec:
     def _set(self, name: str, value: object) -> None:
         # the one way to normalise a field of a frozen dataclass in __post_init__
         object.__setattr__(self, name, value)
+
+
+def _lost(name: str, hint: Any, made: Container[str]) -> bool:
+    return name not in made and "ClassVar" not in str(hint)
 
 
 def _encode(value: object) -> object:

@@ -1,7 +1,8 @@
 """Coefficient schedules: plain callables of the iteration, ``coefficient = schedule(i)``.
 
 The k-th training step, k = 1..I, uses ``schedule(k)`` (Guo et al. 2024, Algorithm 1). A step may be a Python number or
-an array of any framework, traced or not; it is clamped to ``[0, total_steps]``.
+an array of any framework, traced or not; it is clamped to ``[0, total_steps]``. Whole steps are counted in integers: no
+step is lost beyond 2^24, where float32 has gaps, and a compiler that multiplies by ``1 / n`` does not change a value.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 from sbp_core import validation
-from sbp_core.namespace import array_namespace, as_float
+from sbp_core.namespace import array_namespace, as_float, is_floating
 from sbp_core.specs.base import Spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(Spec):
+class Schedule(Spec, abstract=True):
     """Base of the schedules.
 
     Attributes:
@@ -30,7 +31,6 @@ class Schedule(Spec):
         TypeError: a field of the wrong type.
     """
 
-    kind: ClassVar[str] = "schedule"
     total_steps: int | None = None
     per: Literal["iteration", "epoch"] = "iteration"
     steps_per_epoch: int | None = None
@@ -59,24 +59,41 @@ class Schedule(Spec):
         if self.total_steps is None:
             raise ValueError(f"total_steps of {self!r} is not set; pass it, or let a trainer call resolve()")
         xp: Any = math if isinstance(step, int | float) else array_namespace(step)
-        position = as_float(step)
+        position = step
         if self.per == "epoch":
             if self.steps_per_epoch is None:
                 raise ValueError(f"steps_per_epoch of {self!r} is not set, and per='epoch' needs it")
-            position = as_float(xp.ceil(position / self.steps_per_epoch)) * self.steps_per_epoch
+            position = _epoch_end(step, self.steps_per_epoch, xp)
         return self._value(_clamp(position, self.total_steps), self.total_steps, xp)
 
     @abstractmethod
     def _value(self, i: Any, total: int, xp: Any) -> Any:
-        """Return the coefficient at iteration ``i`` in [0, total]."""
+        """Return the coefficient at iteration ``i`` in [0, total]; whole steps come as integers."""
+
+
+def _is_whole(step: Any) -> bool:
+    return isinstance(step, int) or (not isinstance(step, float) and not is_floating(step))
+
+
+def _epoch_end(step: Any, steps: int, xp: Any) -> Any:
+    """Return the last iteration of the epoch that ``step`` belongs to."""
+    if _is_whole(step):
+        return -(-step // steps) * steps
+    # half a step of room: a compiler multiplies by 1 / steps, which may be a little more
+    return as_float(xp.ceil((xp.ceil(step) - 0.5) / steps)) * steps
 
 
 def _clamp(value: Any, high: int) -> Any:
-    if isinstance(value, float):
-        return min(max(value, 0.0), float(high))
+    if isinstance(value, int | float):
+        return min(max(value, 0), high)
     xp = array_namespace(value)
     value = xp.where(value < 0, xp.zeros_like(value), value)
     return xp.where(value > high, xp.zeros_like(value) + high, value)
+
+
+def _share(part: Any, total: int) -> Any:
+    """Return ``part / total`` as a floating-point number."""
+    return as_float(part) / total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +117,7 @@ class Constant(Schedule):
         self._set("value", validation.finite("value", self.value))
 
     def _value(self, i: Any, total: int, xp: Any) -> Any:
-        return i * 0.0 + self.value
+        return as_float(i) * 0.0 + self.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +142,7 @@ class Evolutionary(Schedule):
 
     def _value(self, i: Any, total: int, xp: Any) -> Any:
         # not 1 - i / I: a compiler that multiplies by 1 / I would not end at exactly 0
-        return self.initial * ((total - i) / total)
+        return self.initial * _share(total - i, total)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +163,7 @@ class Cosine(Schedule):
         self._set("final", validation.finite("final", self.final))
 
     def _value(self, i: Any, total: int, xp: Any) -> Any:
-        return self.final + (self.initial - self.final) * 0.5 * (1.0 + xp.cos(i / total * math.pi))
+        return self.final + (self.initial - self.final) * 0.5 * (1.0 + xp.cos(_share(i, total) * math.pi))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +184,7 @@ class Exponential(Schedule):
         self._set("ratio", validation.positive("ratio", self.ratio))
 
     def _value(self, i: Any, total: int, xp: Any) -> Any:
-        return self.initial * xp.exp(i / total * math.log(self.ratio))
+        return self.initial * xp.exp(_share(i, total) * math.log(self.ratio))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,9 +219,10 @@ class Step(Schedule):
             raise ValueError(f"milestones must increase, got {self.milestones!r}")
 
     def _value(self, i: Any, total: int, xp: Any) -> Any:
-        value = i * 0.0 + self.initial
+        value = as_float(i) * 0.0 + self.initial
         for milestone in self.milestones:
-            value = _select(i > _whole(milestone * total), value * self.factor, value, xp)
+            passed = i > _last_before(milestone * total) if _is_whole(i) else i > _whole(milestone * total)
+            value = _select(passed, value * self.factor, value, xp)
         return value
 
 
@@ -212,6 +230,10 @@ def _whole(value: float) -> float:
     # 0.57 * 100 is a little less than 57, in float64 but not in float32: every framework is to change at one step
     nearest = round(value)
     return float(nearest) if math.isclose(value, nearest, rel_tol=1e-12) else value
+
+
+def _last_before(milestone: float) -> int:
+    return math.floor(_whole(milestone))
 
 
 def _select(condition: Any, chosen: Any, other: Any, xp: Any) -> Any:

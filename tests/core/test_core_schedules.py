@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -111,3 +112,62 @@ def test_a_step_falls_right_after_its_milestone_and_the_evolutionary_coefficient
         found = [float(jax.jit(schedule)(step)) for step in (last, last + 1)]
         assert found == pytest.approx([0.4, 0.2]), (total, milestone)
         assert float(jax.jit(Evolutionary(initial=0.25, total_steps=total))(total)) == 0.0
+
+
+SIZES = [(1, 3), (7, 9), (468, 300), (391, 300), (1000, 7), (49, 11)]
+
+
+def per_epoch_by_hand(k, n, total):
+    last = Fraction(min(math.ceil(Fraction(k, n)) * n, total))
+    return float(Fraction(1, 4) * (1 - last / total))
+
+
+def compiled(framework, schedule):
+    """Return the schedule compiled, from an integer array to a NumPy array."""
+    if framework == "jax":
+        jax = pytest.importorskip("jax", reason="JAX is not installed")
+        return lambda steps: np.asarray(jax.jit(schedule)(jax.numpy.asarray(steps)))
+    if framework == "tensorflow":
+        tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
+        return lambda steps: tf.function(schedule, jit_compile=True)(tf.constant(steps)).numpy()
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.compiler.reset()
+    return lambda steps: torch.compile(schedule, fullgraph=True)(torch.tensor(steps)).numpy()
+
+
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+@pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
+def test_all_steps_of_an_epoch_have_its_coefficient_when_compiled(framework, kind):
+    for n, epochs in SIZES:
+        schedule = Evolutionary(initial=0.25, total_steps=n * epochs, per="epoch", steps_per_epoch=n)
+        steps = np.arange(1, n * epochs + 1)
+        steps = steps if len(steps) < 4000 else np.unique(np.concatenate([steps[n - 1 :: n], steps[::n], steps[:50]]))
+        wanted = [per_epoch_by_hand(int(k), n, n * epochs) for k in steps]
+        np.testing.assert_allclose(compiled(framework, schedule)(steps.astype(kind)), wanted, rtol=1e-6, atol=1e-8)
+        assert [schedule(int(k)) for k in steps] == pytest.approx(wanted, rel=1e-12)
+
+
+@pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
+def test_no_step_is_lost_where_float32_has_gaps(framework):
+    total = 2**26
+    last = np.array([total - 3, total - 2, total - 1, total], "int32")
+    evolutionary = Evolutionary(initial=1.0, total_steps=total)
+    np.testing.assert_allclose(compiled(framework, evolutionary)(last), (total - last) / total, rtol=1e-6)
+    step = Step(initial=1.0, factor=0.5, milestones=((total - 2) / total,), total_steps=total)
+    np.testing.assert_array_equal(compiled(framework, step)(last), [1.0, 1.0, 0.5, 0.5])
+    epochs = Evolutionary(initial=1.0, total_steps=total, per="epoch", steps_per_epoch=2**25 + 1)
+    np.testing.assert_array_equal(
+        compiled(framework, epochs)(np.array([2**25 + 1, 2**25 + 2], "int32")) > 0, [True, False]
+    )
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [Evolutionary(total_steps=1), Cosine(total_steps=1), Step(total_steps=1), ExponentialSchedule(total_steps=1)],
+    ids=lambda schedule: schedule.kind,
+)
+def test_training_of_one_step_ends_where_longer_training_does(schedule):
+    longer = schedule.replace(total_steps=100)
+    assert schedule(1) == pytest.approx(longer(100))
+    assert schedule(-5) == schedule(0) == pytest.approx(longer(0))
+    assert schedule(7) == schedule(1)

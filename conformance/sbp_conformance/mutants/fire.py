@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from sbp_conformance.mutants.base import Change, Operations, mutants
 from sbp_core.specs.surrogates import Rectangle, Sigmoid, Surrogate
@@ -12,13 +13,11 @@ from sbp_core.specs.surrogates import Rectangle, Sigmoid, Surrogate
 Derivative = Callable[[Surrogate, Any, Any], Any]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Altered(Surrogate):
     """A surrogate with another derivative."""
 
-    def __init__(self, right: Surrogate, wrong: Derivative) -> None:
-        object.__setattr__(self, "right", right)
-        object.__setattr__(self, "wrong", wrong)
-
+    kind: ClassVar[str] = "altered_by_a_mutant"
     right: Surrogate
     wrong: Derivative
 
@@ -35,19 +34,13 @@ class Altered(Surrogate):
         """Return the right one's."""
         return self.right.antiderivative(x)
 
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
-
 
 def derivative(wrong: Derivative) -> Change:
     """Return the change to another derivative."""
 
     def change(right: Callable[..., Any], operations: Operations) -> Callable[..., Any]:
         def fire(x: Any, surrogate: Surrogate, inclusive: bool = False) -> Any:
-            return right(x, Altered(surrogate, wrong), inclusive=inclusive)
+            return right(x, Altered(right=surrogate, wrong=wrong), inclusive=inclusive)
 
         return fire
 
