@@ -15,11 +15,12 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.coefficient import CoefficientScheduler
-from sbp_torch.functional import implementation_for, initial_state, lif, spike
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import ResNet, resnet18, resnet34
+from sbp_torch.neuron import implementation_for, initial_state, lif
 from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
+from sbp_torch.spike import spike
 from sbp_torch.streaming import stream
 from sbp_torch.weights import export_weights, import_weights
 

@@ -16,10 +16,11 @@ from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 from sbp_torch.coefficient import CoefficientScheduler
-from sbp_torch.functional import Implementation, lif, spike
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import ResNet
+from sbp_torch.neuron import Implementation, lif
 from sbp_torch.shortcut import Shortcut
+from sbp_torch.spike import spike
 from sbp_torch.weights import export_weights, import_weights
 
 _VJP: Any = torch.func.vjp  # its stub knows only the variant with auxiliary values

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_torch.functional import Implementation, run
+from sbp_torch.neuron import Implementation, run
 
 
 class LIF(nn.Module):

@@ -11,7 +11,7 @@ from torch import nn
 import sbp_torch
 from sbp_core import ResNetSpec
 from sbp_lab.trainers import Array, Labels, StepResult
-from sbp_torch.fused import LEAST_ELEMENTS
+from sbp_torch.kernels.fused import LEAST_ELEMENTS
 
 
 class TorchTrainer:

@@ -81,7 +81,7 @@ def test_a_check_that_fails_on_the_backend_as_it_is_has_caught_nothing():
 def test_a_seam_that_is_gone_is_told(monkeypatch):
     torch = pytest.importorskip("torch", reason="not installed: torch")
     assert torch
-    monkeypatch.setitem(ADAPTERS["torch"].seams, "gone", ("sbp_torch.functional:no_such_function",))
+    monkeypatch.setitem(ADAPTERS["torch"].seams, "gone", ("sbp_torch.neuron:no_such_function",))
     (found,) = hunt("torch", ReferenceBackend(), [of_schedule(lambda right, operations: right, seam="gone")])
     assert not found.caught
     assert "could not be planted" in found.problem
@@ -92,20 +92,20 @@ def test_a_mutant_is_taken_out_again_and_never_reaches_the_reference():
     pytest.importorskip("torch", reason="not installed: torch")
     import sbp_core.dynamics
     import sbp_core.reference.neuron
-    import sbp_torch.functional
+    import sbp_torch.neuron
 
-    right = sbp_torch.functional.dynamics
+    right = sbp_torch.neuron.dynamics
     mutant = next(mutant for mutant in MUTANTS if mutant.seam == "step")
 
     def within():
         with planted(mutant, "torch", ReferenceBackend()):
-            assert sbp_torch.functional.dynamics.step is not sbp_core.dynamics.step
+            assert sbp_torch.neuron.dynamics.step is not sbp_core.dynamics.step
             assert sbp_core.reference.neuron.dynamics.step is sbp_core.dynamics.step
             raise RuntimeError("within")
 
     with pytest.raises(RuntimeError, match="within"):
         within()
-    assert sbp_torch.functional.dynamics is right
+    assert sbp_torch.neuron.dynamics is right
 
 
 def test_the_table_names_what_caught_each_mutant_and_what_survived():

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from sbp_core import LIFSpec, LIFState
-from sbp_core.codegen.kernels import generate
 from sbp_core.specs.surrogates import FAMILIES
-from sbp_torch import LIF, fused, lif, loops
-from sbp_torch.functional import implementation_for
+from sbp_torch import LIF, lif
+from sbp_torch.kernels import fused, numba_loops
+from sbp_torch.kernels.source import generate
+from sbp_torch.neuron import implementation_for
 
 SEED = 20261123
 pytestmark = pytest.mark.skipif(not fused.available(), reason="numba is not installed")
@@ -171,7 +172,7 @@ def test_many_steps_and_blocks_with_a_remainder_give_the_values_of_tensor_operat
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_vectorised_exp_and_tanh_are_right_to_rounding(dtype):
-    scope = loops._scope(str(dtype).removeprefix("torch."))
+    scope = numba_loops._scope(str(dtype).removeprefix("torch."))
     x = torch.cat([torch.linspace(-87, 20, 4001, dtype=dtype), torch.linspace(-1, 1, 4001, dtype=dtype)])
     exp = torch.tensor([float(scope["exp"](value)) for value in x.numpy()], dtype=torch.float64)
     tanh = torch.tensor([float(scope["tanh"](value)) for value in x.numpy()], dtype=torch.float64)

@@ -4,8 +4,8 @@ import pytest
 
 from sbp_conformance.harness import as_backend
 from sbp_conformance.levels import cases_of
-from sbp_torch import fused
 from sbp_torch.engine import make_fused_engine
+from sbp_torch.kernels import fused
 
 # each compiles: a sample of the pairs, and of what else there is
 CASES = [case for index, case in enumerate(cases_of("neuron")) if index % 13 == 0]

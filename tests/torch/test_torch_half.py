@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sbp_core import LIFSpec
-from sbp_torch import LIF, lif, loops
+from sbp_torch import LIF, lif
+from sbp_torch.kernels import numba_loops
 
 SEED = 20261125
 SPECS = {
@@ -14,7 +15,7 @@ SPECS = {
 }
 
 
-needs_numba = pytest.mark.skipif(not loops.available(), reason="numba is not installed")
+needs_numba = pytest.mark.skipif(not numba_loops.available(), reason="numba is not installed")
 WAYS = [
     *((name, "loop", dtype) for name in SPECS for dtype in (torch.float16, torch.bfloat16)),
     pytest.param("synapse", "fused", torch.bfloat16, marks=needs_numba),

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from sbp_core import LeakyRectangle, LIFSpec, LIFState, Rectangle, StraightThrough
-from sbp_core.codegen.kernels import bits_per_step
-from sbp_torch import LIF, lif, loops
+from sbp_torch import LIF, lif
+from sbp_torch.kernels import numba_loops
+from sbp_torch.kernels.source import bits_per_step
 
 SEED = 20261124
-pytestmark = pytest.mark.skipif(not loops.available(), reason="numba is not installed")
+pytestmark = pytest.mark.skipif(not numba_loops.available(), reason="numba is not installed")
 
 # each reset, timing, delay, synapse and box surrogate; compiling is most of the time
 PACKED = {

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sbp_core import LIFSpec
-from sbp_torch import fused, lif, threads
+from sbp_torch import lif
+from sbp_torch.kernels import fused, threads
 
 PARTS = 3
 

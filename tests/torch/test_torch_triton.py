@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from sbp_core import LIFSpec
-from sbp_core.codegen import triton as source_of
-from sbp_core.codegen.kernels import Variant
-from sbp_torch import triton_loops
+from sbp_torch.kernels import triton_loops
+from sbp_torch.kernels import triton_source as source_of
+from sbp_torch.kernels.source import Variant
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -25,7 +25,8 @@ import json, sys
 import torch
 from sbp_core import LIFSpec, LIFState
 from sbp_core.specs.surrogates import FAMILIES
-from sbp_torch import fused, lif, triton_loops
+from sbp_torch import lif
+from sbp_torch.kernels import fused, triton_loops
 
 fused.ENGINES = (triton_loops,)
 
@@ -77,8 +78,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from sbp_core import LIFSpec
-from sbp_core.codegen.kernels import Variant
-from sbp_torch import triton_loops
+from sbp_torch.kernels.source import Variant
+from sbp_torch.kernels import triton_loops
 
 def signature(kernel, stored, real):
     types = {}

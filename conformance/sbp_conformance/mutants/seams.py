@@ -75,8 +75,8 @@ def _tensorflow() -> Operations:
 ADAPTERS: dict[str, Adapter] = {
     "torch": Adapter(
         {
-            "fire": ("sbp_torch.functional:_fire",),
-            "step": ("sbp_torch.functional:dynamics.step",),
+            "fire": ("sbp_torch.neuron:fire",),
+            "step": ("sbp_torch.neuron:dynamics.step",),
             "lif": ("sbp_torch.engine:lif",),
             "compose": ("sbp_torch.losses:compose_loss",),
         },

@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 
-from sbp_core.codegen.emit import indented, statements
-from sbp_core.codegen.graph import COMPARISONS, StepGraph, step_graph
-from sbp_core.codegen.kernels import KernelSource, Variant
 from sbp_core.specs.neurons import LIFSpec
+from sbp_core.trace.expression import COMPARISONS
+from sbp_core.trace.step import StepGraph, step_graph
+from sbp_torch.kernels.emit import indented, statements
+from sbp_torch.kernels.source import KernelSource, Variant
 
 #: The most steps whose state is held in registers at once.
 CHUNK = 8

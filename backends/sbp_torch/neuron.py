@@ -1,21 +1,21 @@
-"""The spike with its surrogate gradient, and the neuron over time: pure functions of tensors."""
+"""The neuron over time, a pure function of tensors."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
-import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from sbp_core import dynamics
-from sbp_core.codegen.kernels import Keep, bits_per_step
-from sbp_core.inputs import check_floating, check_input, check_state
+from sbp_core import dynamics, validation
+from sbp_core.inputs import check_input, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_core.specs.surrogates import Surrogate, as_surrogate
-from sbp_core.validation import choice
-from sbp_torch import compiled_op, fused
+from sbp_core.trace.expression import NotTraceableError
+from sbp_core.trace.step import step_graph
+from sbp_torch.kernels import fused, operator, portable
+from sbp_torch.kernels.source import Keep, bits_per_step
+from sbp_torch.spike import fire
 
 Implementation = Literal["auto", "fused", "packed", "loop"]
 # torch.compile cannot make one
@@ -23,51 +23,6 @@ _PAPER = LIFSpec()
 #: torch.compile unrolls up to as many steps, on CUDA or of small input; else they are one operator in its graph.
 MOST_UNROLLED = 8
 _HALF = (torch.bfloat16, torch.float16)
-
-
-class _Spike(torch.autograd.Function):
-    # no jvp method: torch.compile refuses functions that have one
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, surrogate: Surrogate, inclusive: bool) -> Tensor:
-        return (x >= 0 if inclusive else x > 0).to(x.dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Surrogate, bool], output: Tensor) -> None:
-        x, ctx.surrogate, _ = inputs
-        ctx.save_for_backward(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        return grad_outputs[0] * ctx.surrogate.derivative(x, xp), None, None
-
-
-def spike(x: Tensor, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> Tensor:
-    """Fire where ``x > 0`` (``>=`` if inclusive); the gradient is the surrogate's (Guo et al. 2024, Eq. 2 and 5).
-
-    Args:
-        x: potential minus threshold, floating, any shape.
-        surrogate: a surrogate, or the name of a family.
-        inclusive: fire at 0 too.
-
-    Returns:
-        1 and 0 in the shape and dtype of ``x``.
-
-    Raises:
-        TypeError: ``x`` is not floating.
-        ValueError: an unknown surrogate.
-
-    Example:
-        >>> x = torch.tensor([-0.25, 0.0, 2.0], requires_grad=True)
-        >>> spikes = spike(x, "triangle")
-        >>> spikes.sum().backward()
-        >>> spikes.tolist(), x.grad.tolist()
-        ([0.0, 0.0, 1.0], [0.75, 1.0, 0.0])
-    """
-    check_floating("x", str(x.dtype))
-    return _fire(x, as_surrogate(surrogate), inclusive)
 
 
 def lif(
@@ -93,11 +48,12 @@ def lif(
         state: where it starts, parts of shape ``(batch, ...)`` and the dtype of ``x``; None for afresh.
         decay: takes the place of ``spec.decay`` and gets a gradient: a scalar, or a tensor that broadcasts to one step.
         implementation: how it is computed; the results are the same. "loop" runs tensor operations step by step.
-            "fused" runs one compiled loop over all of time and one for its adjoint (:mod:`sbp_torch.fused`): on the CPU
-            with numba, on CUDA with Triton. "packed" is that on the CPU, and keeps a few bits of each element for the
-            backward in place of the input: for neurons whose adjoint needs no more (a box surrogate, and no gradient
-            through a hard reset); it has no second derivative. "auto" takes "fused" where it can and the input is large
-            enough to gain by it.
+            "fused" runs one compiled loop over all of time and one for its adjoint (:mod:`sbp_torch.kernels.fused`): on
+            the CPU with numba, on CUDA with Triton. "packed" is that on the CPU, and keeps a few bits of each element
+            for the backward in place of the input: for neurons whose adjoint needs no more (a box surrogate, and no
+            gradient through a hard reset); it has no second derivative. "auto" takes "fused" where it can and the
+            input is large enough to gain by it. A surrogate of your own that no loop can be made of, and whatever is
+            exported or traced, runs as tensor operations: :func:`implementation_for` says which, and why.
         time_axis: 1 where ``x``, and so the output, is ``(batch, time, ...)``.
 
     Returns:
@@ -118,10 +74,12 @@ def lif(
     elif not isinstance(spec, LIFSpec):
         raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
     check_input(x.shape, str(x.dtype), time_axis=time_axis)
-    output, final = run(spec, x.movedim(time_axis, 0), state, decay, implementation, wants_state=True)
+    leading = x if time_axis == 0 else x.movedim(1, 0)
+    output, final = run(spec, leading, state, decay, implementation, wants_state=True)
     if final is None:
         raise RuntimeError("the neuron returned no state")
-    return output.movedim(0, time_axis), final
+    # a view of what a Function gives may not be changed in place
+    return output if time_axis == 0 else output.movedim(0, 1), final
 
 
 def run(
@@ -139,9 +97,11 @@ def run(
         check_state(spec, state, x.shape[1:], str(x.dtype))
     if isinstance(decay, Tensor):
         decay = decay.to(_computed_in(x))
-    engine, keep = _choose(implementation, spec, x, decay)
+    elif decay is not None:
+        decay = validation.within("decay", decay, 0.0, 1.0)
+    engine, keep = (None, "input") if portable.is_recorded(x) else _choose(implementation, spec, x, decay)
     if engine is not None and torch.compiler.is_compiling():
-        return compiled_op.run(spec, x, state, decay, wants_state=wants_state)
+        return operator.run(spec, x, state, decay, wants_state=wants_state)
     if engine is not None:
         return fused.run(spec, x, state, decay, engine, keep=keep, wants_state=wants_state, loop=_loop)
     return _loop(spec, x, state, decay)
@@ -163,12 +123,15 @@ def implementation_for(
         implementation: what it is asked for.
 
     Raises:
-        ValueError: one that cannot take this input.
+        ValueError: one that cannot take this input or this neuron; the message says why. So where "auto" gives "loop",
+            asking for "fused" tells the reason.
 
     Example:
         >>> implementation_for(torch.zeros(4, 2))
         'loop'
     """
+    if portable.is_recorded(x):
+        return "loop"
     engine, keep = _choose(implementation, _PAPER if spec is None else spec, x, decay)
     if engine is None:
         return "loop"
@@ -178,9 +141,17 @@ def implementation_for(
 def _choose(
     implementation: Implementation, spec: LIFSpec, x: Tensor, decay: Tensor | float | None
 ) -> tuple[fused.Engine | None, Keep]:
-    choice("implementation", implementation, ("auto", "fused", "packed", "loop"))
+    validation.choice("implementation", implementation, ("auto", "fused", "packed", "loop"))
     if implementation == "loop" or (implementation == "auto" and not _is_worthwhile(x)):
         return None, "input"
+    obstacle = _obstacle(spec)
+    if obstacle is not None:
+        if implementation == "auto":
+            return None, "input"
+        raise ValueError(
+            f"implementation {implementation!r} cannot be made of this neuron: {obstacle}; 'auto' and 'loop' "
+            "compute it by tensor operations"
+        )
     keep: Keep = "bits" if implementation == "packed" else "input"
     if keep == "bits" and (decay is not None or bits_per_step(spec) is None):
         raise ValueError(
@@ -196,6 +167,21 @@ def _choose(
             f"CUDA (not for 'packed'); no torch.compile or torch.func, and a scalar decay; got {x.dtype} on {x.device}"
         )
     return engine, keep
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _obstacle(spec: LIFSpec) -> str | None:
+    """Return why no loop can be made of a neuron's formula, None where it can."""
+    return _recording_error(spec)
+
+
+@functools.cache
+def _recording_error(spec: LIFSpec) -> str | None:
+    try:
+        step_graph(spec)
+    except NotTraceableError as error:
+        return str(error)
+    return None
 
 
 def _is_worthwhile(x: Tensor) -> bool:
@@ -219,10 +205,10 @@ def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | floa
     # one unbind: its backward is one stack, where indexing x[t] would add a full-size gradient per step
     steps = x.unbind(0)
     state = initial_state(spec, steps[0]) if state is None else state
-    fire = functools.partial(_fire, surrogate=spec.surrogate, inclusive=spec.inclusive)
+    spike = functools.partial(fire, surrogate=spec.surrogate, inclusive=spec.inclusive)
     outputs = []
     for current in steps:
-        output, state = dynamics.step(spec, state, current, spike=fire, detach=_detach, decay=decay)
+        output, state = dynamics.step(spec, state, current, spike=spike, detach=_detach, decay=decay)
         outputs.append(output)
     return torch.stack(outputs), state
 
@@ -247,11 +233,6 @@ def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:
         current=torch.zeros_like(like) if spec.synaptic_decay is not None else None,
         spikes=torch.zeros_like(like) if spec.stores_spikes else None,
     )
-
-
-def _fire(x: Tensor, surrogate: Surrogate, inclusive: bool) -> Tensor:
-    spikes: Tensor = _Spike.apply(x, surrogate, inclusive)  # type: ignore[no-untyped-call]
-    return spikes
 
 
 def _detach(x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sbp_core import LIFSpec, LIFState
-from sbp_torch import LIF, PLIF, fused, lif
+from sbp_torch import LIF, PLIF, lif
+from sbp_torch.kernels import fused
 
 SEED = 20261126
 STEPS = 20

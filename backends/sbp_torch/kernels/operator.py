@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sbp_core.codegen.kernels import Variant
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_torch import fused
-from sbp_torch.layout import Layout
+from sbp_torch.kernels import fused
+from sbp_torch.kernels.layout import Layout
+from sbp_torch.kernels.source import Variant
 
 
 def run(
     spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | float | None, *, wants_state: bool
 ) -> tuple[Tensor, LIFState | None]:
-    """Run a neuron over ``x`` as :func:`sbp_torch.fused.run` does, inside a graph."""
+    """Run a neuron over ``x`` as :func:`sbp_torch.kernels.fused.run` does, inside a graph."""
     if decay is not None and not isinstance(decay, Tensor):
         decay = torch.tensor(decay, dtype=torch.promote_types(x.dtype, torch.float32))
     initial = [] if state is None else [part for part in state if part is not None]

@@ -1,8 +1,8 @@
 """The neuron over all of time in one compiled loop for the forward and one for the adjoint.
 
-The loops are generated from the spec (:mod:`sbp_core.codegen`) and compiled when first used: by numba for the CPU
-(:mod:`sbp_torch.loops`), by Triton for CUDA (:mod:`sbp_torch.triton_loops`). Memory keeps the input alone for the
-backward, or a few bits of each element where those are all that the adjoint needs.
+The loops are generated from the spec (:mod:`sbp_core.trace`) and compiled when first used: by numba for the CPU
+(:mod:`sbp_torch.kernels.numba_loops`), by Triton for CUDA (:mod:`sbp_torch.kernels.triton_loops`). Memory keeps the
+input alone for the backward, or a few bits of each element where those are all that the adjoint needs.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sbp_core.codegen.kernels import Keep, Variant, bits_per_step
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_torch import loops, triton_loops
-from sbp_torch.layout import Layout
+from sbp_torch import private
+from sbp_torch.kernels import numba_loops, triton_loops
+from sbp_torch.kernels.layout import Layout
+from sbp_torch.kernels.source import Keep, Variant, bits_per_step
 
 #: Below this many elements a loop of tensor operations is as quick, and needs no compilation.
 LEAST_ELEMENTS = 1 << 15
@@ -58,25 +59,19 @@ class Engine(Protocol):
         """Write the gradients of the input and the initial state; return the decay's."""
 
 
-ENGINES: tuple[Engine, ...] = (loops, triton_loops)
+ENGINES: tuple[Engine, ...] = (numba_loops, triton_loops)
 
 
 def available() -> bool:
     """Say whether a compiler of loops is installed: numba, or Triton with CUDA."""
-    return loops.available() or triton_loops.available()
+    return numba_loops.available() or triton_loops.available()
 
 
 def engine_for(x: Tensor, decay: Tensor | float | None, keep: Keep = "input") -> Engine | None:
     """Return what can run the loops on this input, or None: nothing can in torch.func, or in forward mode."""
-    if _in_transform() or (isinstance(decay, Tensor) and decay.ndim != 0):
+    if private.in_transform() or (isinstance(decay, Tensor) and decay.ndim != 0):
         return None
     return engine_of(x, keep)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _in_transform() -> bool:
-    # torch.compile traces again when either changes
-    return torch._C._functorch.maybe_current_level() is not None or torch.autograd.forward_ad._current_level >= 0
 
 
 def engine_of(x: Tensor, keep: Keep = "input") -> Engine | None:
@@ -150,6 +145,8 @@ class _Fused(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         kept, decay, *initial = ctx.saved_tensors
         plan, layout = ctx.plan, ctx.layout
+        if all(grad is None for grad in grads):
+            return (None, None, None, *(None for _ in range(ctx.starts)))
         if torch.is_grad_enabled():
             if plan.variant.keep == "bits":
                 raise RuntimeError(

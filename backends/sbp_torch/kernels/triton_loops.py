@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sbp_core.codegen import triton as source_of
-from sbp_core.codegen.kernels import Keep, Variant
 from sbp_core.specs.neurons import LIFSpec
+from sbp_torch.kernels import triton_source as source_of
+from sbp_torch.kernels.source import Keep, Variant
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 #: Neurons of one program: the state over a chunk of steps stays in registers.
@@ -45,7 +45,7 @@ def forward(
     initial: list[Tensor],
     final: list[Tensor],
 ) -> None:
-    """Write the output and the last state; every tensor is flat (:func:`sbp_core.codegen.triton.generate`)."""
+    """Write the output and the last state; every tensor is flat (:func:`sbp_torch.kernels.triton_source.generate`)."""
     kernel = compiled(spec, variant, _chunk(output))[0]
     _launch(kernel, output, [x, output, _pointer(decay, x)], _row(x), [*initial, *final])
 

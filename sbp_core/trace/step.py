@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sbp_core import dynamics
-from sbp_core.codegen import trace
-from sbp_core.codegen.trace import Node, Operand
 from sbp_core.specs.neurons import LIFSpec, LIFState
-
-#: Operations whose result is 1 or 0: a bit holds it.
-COMPARISONS = ("<", ">", ">=")
+from sbp_core.trace import expression
+from sbp_core.trace.expression import COMPARISONS, Node, Operand
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class StepGraph:
                 return None
             else:
                 pending += [operand for operand in node.operands if isinstance(operand, Node)]
-        return tuple(node for node in trace.in_order([*self.gradients]) if node in found)
+        return tuple(node for node in expression.in_order([*self.gradients]) if node in found)
 
 
 def step_graph(spec: LIFSpec) -> StepGraph:
@@ -81,8 +78,8 @@ def step_graph(spec: LIFSpec) -> StepGraph:
         spec,
         LIFState(**before),
         x,
-        spike=lambda u: trace.spike(u, spec.surrogate, inclusive=spec.inclusive),
-        detach=trace.detach,
+        spike=lambda u: expression.spike(u, spec.surrogate, inclusive=spec.inclusive),
+        detach=expression.detach,
         decay=decay if spec.learn_decay else None,
     )
     results = [output, *(getattr(after, name) for name in parts)]
@@ -91,7 +88,7 @@ def step_graph(spec: LIFSpec) -> StepGraph:
     cotangents: dict[Node, Operand] = {}
     for result, cotangent in zip(results, given, strict=True):
         cotangents[result] = cotangents[result] + cotangent if result in cotangents else cotangent
-    gradients = trace.pullback(cotangents, [x, *before.values(), decay])
+    gradients = expression.pullback(cotangents, [x, *before.values(), decay])
     return StepGraph(
         parts=parts,
         rest=tuple(spec.rest if name == "potential" else 0.0 for name in parts),

@@ -44,6 +44,9 @@ class Layout:
 
 
 def _permuted_empty(like: Tensor, order: list[int]) -> Tensor:
-    inverse = [order.index(axis) for axis in range(like.ndim)]
-    shape = [like.shape[axis] for axis in order]
-    return torch.empty(shape, dtype=like.dtype, device=like.device).permute(inverse)
+    # not a permuted view of a tensor: what a Function returns may be changed in place, a view of it may not
+    strides, step = [0] * like.ndim, 1
+    for axis in reversed(order):
+        strides[axis] = step
+        step *= max(1, like.shape[axis])
+    return torch.empty_strided(like.shape, strides, dtype=like.dtype, device=like.device)

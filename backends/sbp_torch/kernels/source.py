@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sbp_core.codegen.emit import indented, statements
-from sbp_core.codegen.graph import COMPARISONS, StepGraph, step_graph
-from sbp_core.codegen.trace import Node
 from sbp_core.specs.neurons import LIFSpec
+from sbp_core.trace.expression import COMPARISONS, Node
+from sbp_core.trace.step import StepGraph, step_graph
+from sbp_torch.kernels.emit import indented, statements
 
 Keep = Literal["input", "bits"]
 
@@ -46,7 +46,8 @@ class KernelSource:
     grad_input, decay, block, start, stop, *initial, *final_cotangent, *grad_initial) -> grad_decay``; ``kept`` is ``x``
     or ``bits``, and what the variant has not is left out. Every array is flat over neurons, ``start`` and ``stop``
     bound the neurons to do, ``decay`` is a scalar of the computation's dtype. ``x`` may have one row, the same input at
-    each step. The scope must supply ``real``, ``wide`` (float64), ``byte``, ``empty``, ``exp``, ``tanh``, and ``load``
+    each step. The scope must supply ``real``, ``wide`` (float64), ``byte``, ``empty``, the functions of
+    :data:`sbp_core.trace.expression.FUNCTIONS`, and ``load``
     and ``store`` between storage and computation.
     """
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from sbp_core.codegen import trace
-from sbp_core.codegen.trace import Node, Operand
+from sbp_core.trace.expression import Node, Operand, in_order
 
 #: Writes an operation on operands that are names or literals.
 Expression = Callable[[str, list[str]], str]
@@ -40,7 +39,7 @@ def statements(
     def name(value: Operand) -> str:
         return names[value] if isinstance(value, Node) else literal(value)
 
-    for node in trace.in_order(wanted, known=names):
+    for node in in_order(wanted, known=names):
         if not node.operands:
             names[node] = given.get(node.operation, node.operation)
             continue

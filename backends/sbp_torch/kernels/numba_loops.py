@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sbp_core.codegen.kernels import Keep, Variant, generate
 from sbp_core.specs.neurons import LIFSpec
-from sbp_torch import threads
+from sbp_torch.kernels import threads
+from sbp_torch.kernels.source import Keep, Variant, generate
 
 #: Computation's type by the name of the storage's; a bfloat16 is stored as 16 bits, the upper half of a float32.
 COMPUTED_IN = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
@@ -124,6 +124,10 @@ def _scope(stored: str) -> dict[str, Any]:
         "byte": np.uint8,
         "empty": np.empty,
         "exp": exp,
+        "cos": np.cos,
+        "log": np.log,
+        "sin": np.sin,
+        "sqrt": np.sqrt,
         "tanh": _hyperbolic_tangent(compiler, real, exp),
         "load": load,
         "store": store,
