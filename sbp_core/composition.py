@@ -57,8 +57,9 @@ def compose_loss(
 
         L = S(b_n + lambda * sum_l b_l)                      combine="logits"  (Guo et al. 2024, Eq. 6-10)
         L = S(b_n) + lambda * sum_l B(b_l)                   combine="losses"
-        S(o) = CE(o, y)
-        S(o) = (1 - m) * mean_t CE(o_t, y) + m * mean((o - phi)^2)       per_step (TET, Deng et al. 2022)
+        S(o) = C(o)
+        S(o) = (1 - m) * mean_t C(o_t) + m * mean((o - phi)^2)           per_step (TET, Deng et al. 2022)
+        C(o) = (1 - epsilon) * CE(o, y) - epsilon * mean_k log softmax(o)_k                    label smoothing
         B(b) = (1 - alpha) * S(b) + alpha * D(b_n, b)                    alpha = 0 unless distilled
 
     D is :func:`divergence`; the teacher b_n is detached in it if ``detach_teacher``.
@@ -83,11 +84,17 @@ def compose_loss(
         2.5
     """
 
+    def smoothed(logits: Any) -> Any:
+        if not spec.label_smoothing:
+            return cross_entropy(logits)
+        even = -xp.mean(log_softmax(logits))
+        return (1.0 - spec.label_smoothing) * cross_entropy(logits) + spec.label_smoothing * even
+
     def supervised(logits: Any) -> Any:
         if not spec.per_step:
-            return cross_entropy(logits)
+            return smoothed(logits)
         level = xp.mean((logits - spec.level) ** 2)
-        return (1.0 - spec.level_weight) * cross_entropy(logits) + spec.level_weight * level
+        return (1.0 - spec.level_weight) * smoothed(logits) + spec.level_weight * level
 
     def branch_loss(logits: Any) -> Any:
         if not spec.distillation:
@@ -99,6 +106,26 @@ def compose_loss(
         return supervised(sum_logits(output.main, output.branches, coefficient))
     teacher = detach(output.main) if spec.detach_teacher else output.main
     return sum_losses(supervised(output.main), [branch_loss(logits) for logits in output.branches], coefficient)
+
+
+def soft_cross_entropy(logits: Any, labels: Any, *, log_softmax: Callable[[Any], Any], xp: Any) -> Any:
+    """Return ``mean(-sum_k y_k * log softmax(o)_k)`` over all axes but the last: ``CE`` of soft labels.
+
+    A class that has no share of a label adds nothing, even where its logit is -inf.
+
+    Args:
+        logits: ``(..., classes)``.
+        labels: probabilities, as many or broadcast over the leading axes.
+        log_softmax: of the last axis.
+        xp: the array namespace of the logits.
+
+    Example:
+        >>> import numpy as np
+        >>> def log_softmax(x): return x - np.log(np.exp(x).sum(-1, keepdims=True))
+        >>> float(soft_cross_entropy(np.zeros((1, 4)), np.full((1, 4), 0.25), log_softmax=log_softmax, xp=np).round(4))
+        1.3863
+    """
+    return -xp.mean(xp.sum(labels * xp.where(labels != 0, log_softmax(logits), 0.0), axis=-1))
 
 
 def divergence(teacher: Any, student: Any, temperature: float, *, log_softmax: Callable[[Any], Any], xp: Any) -> Any:

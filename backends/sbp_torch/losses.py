@@ -6,7 +6,7 @@ import array_api_compat.torch as xp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import Combine, LossSpec, as_loss
 
 
@@ -15,7 +15,7 @@ class ShortcutLoss(nn.Module):
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output.
+    distillation of the branches from the main output, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -44,28 +44,43 @@ class ShortcutLoss(nn.Module):
         Args:
             output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
                 branches'.
-            labels: integer classes, ``(batch,)``.
+            labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches; a number or a 0-d tensor.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput, or ``labels`` are not integers.
-            ValueError: logits of another rank, or labels of another shape.
+            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
+            ValueError: logits of another rank, or labels or branches of another shape.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(
                 f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}; a Shortcut returns one "
                 "in training with combine='losses'"
             )
-        if labels.is_floating_point() or labels.is_complex():
-            raise TypeError(f"labels must hold integer classes, got {labels.dtype}")
-        self.spec.check_logits(output.main.shape, labels.shape)
-        targets = labels.long().expand(output.main.shape[:-1]).flatten()
+        main = output.main
+        soft = self.spec.check_logits(main.shape, labels.shape, labels_dtype=str(labels.dtype))
+        for place, branch in enumerate(output.branches):
+            if branch.shape != main.shape:
+                raise ValueError(
+                    f"branches must have the shape of the main logits, {tuple(main.shape)}; branch {place} has "
+                    f"{tuple(branch.shape)}"
+                )
+
+        def log_softmax(logits: Tensor) -> Tensor:
+            return functional.log_softmax(logits, dim=-1)
+
+        def cross_entropy(logits: Tensor) -> Tensor:
+            if soft:
+                mean: Tensor = soft_cross_entropy(logits, labels.to(logits.dtype), log_softmax=log_softmax, xp=xp)
+                return mean
+            targets = labels.long().expand(logits.shape[:-1]).flatten()
+            return functional.cross_entropy(logits.flatten(0, -2), targets)
+
         loss: Tensor = compose_loss(
             self.spec,
             output,
             coefficient,
-            cross_entropy=lambda logits: functional.cross_entropy(logits.flatten(0, -2), targets),
-            log_softmax=lambda logits: functional.log_softmax(logits, dim=-1),
+            cross_entropy=cross_entropy,
+            log_softmax=log_softmax,
             detach=Tensor.detach,
             xp=xp,
         )

@@ -13,8 +13,14 @@ from sbp_core.specs.losses import LossSpec
 Float64 = NDArray[np.float64]
 
 
-def cross_entropy(logits: Float64, labels: NDArray[np.integer]) -> tuple[float, Float64]:
+#: Integer classes, ``(batch,)``, or probabilities, ``(batch, classes)``.
+Labels = NDArray[np.integer] | Float64
+
+
+def cross_entropy(logits: Float64, labels: Labels) -> tuple[float, Float64]:
     """Return the mean cross-entropy of ``logits``, ``(batch, classes)``, and its gradient ``(softmax - y) / batch``.
+
+    Soft labels y need not sum to 1: their gradient is ``(sum_k y_k * softmax - y) / batch``.
 
     Example:
         >>> import numpy as np
@@ -23,6 +29,10 @@ def cross_entropy(logits: Float64, labels: NDArray[np.integer]) -> tuple[float, 
         (0.693147, [[-0.5, 0.5]])
     """
     log_softmax = _log_softmax(logits)
+    if labels.ndim == 2:
+        share = np.multiply(labels, log_softmax, where=labels != 0, out=np.zeros_like(log_softmax))
+        total = labels.sum(-1, keepdims=True)
+        return float(-share.sum(-1).mean()), (total * np.exp(log_softmax) - labels) / len(labels)
     rows = np.arange(len(labels))
     residual = np.exp(log_softmax)
     residual[rows, labels] -= 1.0
@@ -30,14 +40,15 @@ def cross_entropy(logits: Float64, labels: NDArray[np.integer]) -> tuple[float, 
 
 
 def loss_of(
-    spec: LossSpec, main: Float64, branches: Sequence[Float64], labels: NDArray[np.integer], coefficient: float
+    spec: LossSpec, main: Float64, branches: Sequence[Float64], labels: Labels, coefficient: float
 ) -> tuple[float, Float64, tuple[Float64, ...]]:
     """Return the loss of a spec and its gradients with respect to the main and the branches' logits.
 
     Value by :func:`~sbp_core.composition.compose_loss`. With N rows of logits (time and batch), p and q the softened
     classes of teacher and student::
 
-        dS/do = (1 - m) * (softmax(o) - y) / N + m * 2 * (o - phi) / (N * classes)
+        dS/do = (1 - m) * dC/do + m * 2 * (o - phi) / (N * classes)
+        dC/do = ((1 - epsilon) * (softmax(o) - y) + epsilon * (softmax(o) - 1 / classes)) / N
         dD/db   = tau * (q - p) / N
         dD/db_n = tau * p * (log p - log q - KL) / N          0 if the teacher is detached
 
@@ -45,7 +56,7 @@ def loss_of(
         spec: the composition.
         main: ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``.
         branches: the same shape each.
-        labels: ``(batch,)``.
+        labels: integer classes, ``(batch,)``, or probabilities, ``(batch, classes)``.
         coefficient: lambda.
     """
     value = compose_loss(
@@ -72,14 +83,17 @@ def loss_of(
     return float(value), grad_main, tuple(grad_branches)
 
 
-def _mean_cross_entropy(logits: Float64, labels: NDArray[np.integer]) -> tuple[float, Float64]:
+def _mean_cross_entropy(logits: Float64, labels: Labels) -> tuple[float, Float64]:
     rows = logits.reshape(-1, logits.shape[-1])
-    value, gradient = cross_entropy(rows, np.tile(labels, len(rows) // len(labels)))
+    value, gradient = cross_entropy(rows, np.concatenate([labels] * (len(rows) // len(labels))))
     return value, gradient.reshape(logits.shape)
 
 
-def _supervised_gradient(spec: LossSpec, logits: Float64, labels: NDArray[np.integer]) -> Float64:
+def _supervised_gradient(spec: LossSpec, logits: Float64, labels: Labels) -> Float64:
     _, gradient = _mean_cross_entropy(logits, labels)
+    if spec.label_smoothing:
+        even = (np.exp(_log_softmax(logits)) - 1.0 / logits.shape[-1]) * (logits.shape[-1] / logits.size)
+        gradient = (1.0 - spec.label_smoothing) * gradient + spec.label_smoothing * even
     if not spec.per_step:
         return gradient
     return (1.0 - spec.level_weight) * gradient + spec.level_weight * 2.0 * (logits - spec.level) / logits.size

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from sbp_core import validation
+from sbp_core.inputs import FLOATING
 from sbp_core.specs.base import Spec
-
-Combine = Literal["logits", "losses"]
+from sbp_core.specs.shortcut import Combine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,9 @@ class LossSpec(Spec):
     """What :func:`sbp_core.composition.compose_loss` computes; the equations are there.
 
     Attributes:
-        combine: "logits", one loss of the summed logits; "losses", a weighted sum of losses.
+        combine: "logits", one loss of the summed logits; "losses", a weighted sum of losses, for a network that gives
+            its branches' logits apart.
+        label_smoothing: epsilon, the share of every label that is spread evenly over all classes.
         per_step: supervise every time step (TET, Deng et al. 2022); the logits then have a time axis.
         level_weight: m, the share of the pull of per-step logits towards ``level``.
         level: phi; the threshold, in the TET paper.
@@ -32,6 +34,7 @@ class LossSpec(Spec):
 
     kind: ClassVar[str] = "loss"
     combine: Combine = "losses"
+    label_smoothing: float = 0.0
     per_step: bool = False
     level_weight: float = 1e-3
     level: float = 1.0
@@ -41,6 +44,7 @@ class LossSpec(Spec):
 
     def __post_init__(self) -> None:
         validation.choice("combine", self.combine, get_args(Combine))
+        self._set("label_smoothing", validation.within("label_smoothing", self.label_smoothing, 0.0, 1.0))
         validation.flag("per_step", self.per_step)
         self._set("level_weight", validation.within("level_weight", self.level_weight, 0.0, 1.0))
         self._set("level", validation.finite("level", self.level))
@@ -53,16 +57,25 @@ class LossSpec(Spec):
                 "loss of their own; use combine='losses'"
             )
 
-    def check_logits(self, logits: Sequence[int | None], labels: Sequence[int | None], *, batch_axis: int = -2) -> None:
-        """Raise unless the shapes of logits and labels fit this loss and each other.
+    def check_logits(
+        self,
+        logits: Sequence[int | None],
+        labels: Sequence[int | None],
+        *,
+        labels_dtype: str = "int64",
+        batch_axis: int = -2,
+    ) -> bool:
+        """Return whether the labels are soft; raise unless logits and labels fit this loss and each other.
 
         Args:
             logits: ``(batch, classes)``, or with an axis of time more where ``per_step``; None is a size not known.
-            labels: ``(batch,)``.
+            labels: integer classes, ``(batch,)``; or soft ones, floating probabilities, ``(batch, classes)``.
+            labels_dtype: name of the labels' dtype, with or without the framework's prefix.
             batch_axis: which axis of the logits the labels have.
 
         Raises:
             ValueError: another rank, or other sizes.
+            TypeError: labels of classes that are not integers, or soft ones that are not floating.
 
         Example:
             >>> LossSpec(per_step=True).check_logits((2, 10), (2,))
@@ -74,9 +87,24 @@ class LossSpec(Spec):
         if len(logits) != rank:
             axes = "3 axes, time among them," if self.per_step else "shape (batch, classes)"
             raise ValueError(f"logits must have {axes} with per_step={self.per_step}, got shape {tuple(logits)}")
-        batch = logits[batch_axis]
-        if len(labels) != 1 or (None not in (batch, labels[0]) and labels[0] != batch):
-            raise ValueError(f"labels must have shape ({batch},), got {tuple(labels)}")
+        batch, classes = logits[batch_axis], logits[-1]
+        name = labels_dtype.rpartition(".")[2]
+        soft = name in FLOATING
+        if not soft and not name.startswith(("int", "uint")):
+            raise TypeError(f"labels must be integer classes or floating probabilities, got {labels_dtype}")
+        if soft and len(labels) == 1:
+            raise TypeError(
+                f"labels of shape {tuple(labels)} must be integer classes, got {labels_dtype}; soft labels have shape "
+                "(batch, classes)"
+            )
+        if not soft and len(labels) == 2 and labels[1] != 1:
+            raise TypeError(f"labels of shape {tuple(labels)} must be floating probabilities, got {labels_dtype}")
+        wanted = (batch, classes) if soft else (batch,)
+        if len(labels) != len(wanted) or any(
+            None not in pair and pair[0] != pair[1] for pair in zip(labels, wanted, strict=True)
+        ):
+            raise ValueError(f"labels must have shape {wanted}, got {tuple(labels)}")
+        return soft
 
 
 def as_loss(loss: LossSpec | Combine) -> LossSpec:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 from sbp_core import validation
 from sbp_core.specs.base import Spec
+
+#: How branches join the main output: their logits are summed, or their losses.
+Combine = Literal["logits", "losses"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class ShortcutSpec(Spec):
 
     kind: ClassVar[str] = "shortcut"
     taps: tuple[str, ...]
-    combine: Literal["logits", "losses"] = "logits"
+    combine: Combine = "logits"
 
     def __post_init__(self) -> None:
         if isinstance(self.taps, str) or not isinstance(self.taps, Sequence):
@@ -40,7 +43,7 @@ class ShortcutSpec(Spec):
         if len(set(self.taps)) != len(self.taps):
             raise ValueError(f"taps must not repeat a name, got {tuple(self.taps)!r}")
         self._set("taps", tuple(self.taps))
-        validation.choice("combine", self.combine, ("logits", "losses"))
+        validation.choice("combine", self.combine, get_args(Combine))
 
     def check_taps(self, available: Iterable[str]) -> None:
         """Raise unless every tap is one of ``available``.

@@ -148,21 +148,46 @@ LOSSES = {
     "per step, logits": LossSpec(combine="logits", per_step=True, level_weight=0.3, level=0.5),
     "per step": LossSpec(per_step=True, level_weight=0.3),
     "distilled": LossSpec(distillation=0.4, temperature=2.0, detach_teacher=False),
+    "smoothed": LossSpec(label_smoothing=0.2),
+    "smoothed, per step, distilled": LossSpec(
+        label_smoothing=0.3, per_step=True, level_weight=0.2, distillation=0.5, detach_teacher=False
+    ),
     "per step, distilled": LossSpec(per_step=True, level_weight=0.2, distillation=0.7, detach_teacher=False),
 }
 
 
+SOFT = np.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.1, 0.2, 0.3, 0.1]])  # the last sums to 0.7
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 3, 1]), SOFT], ids=["classes", "soft"])
 @pytest.mark.parametrize("spec", LOSSES.values(), ids=LOSSES)
-def test_the_gradient_of_every_loss_equals_finite_differences(spec):
+def test_the_gradient_of_every_loss_equals_finite_differences(spec, labels):
     random = np.random.default_rng(SEED)
     shape = (2, 3, 4) if spec.per_step else (3, 4)
     main, branches = random.normal(size=shape), [random.normal(size=shape) for _ in range(2)]
-    labels = np.array([0, 3, 1])
     _, grad_main, grad_branches = losses.loss_of(spec, main, branches, labels, 0.25)
     expected = differences(lambda v: losses.loss_of(spec, v, branches, labels, 0.25)[0], main)
     np.testing.assert_allclose(grad_main, expected, atol=1e-9)
     expected = differences(lambda v: losses.loss_of(spec, main, [branches[0], v], labels, 0.25)[0], branches[1])
     np.testing.assert_allclose(grad_branches[1], expected, atol=1e-9)
+
+
+def test_soft_labels_of_one_class_are_that_class_and_smoothing_is_a_soft_label():
+    random = np.random.default_rng(SEED)
+    main, branch, labels = random.normal(size=(3, 4)), random.normal(size=(3, 4)), np.array([0, 3, 1])
+    one_hot = np.eye(4)[labels]
+    hard = losses.loss_of(LossSpec(), main, [branch], labels, 0.25)
+    soft = losses.loss_of(LossSpec(), main, [branch], one_hot, 0.25)
+    smoothed = losses.loss_of(LossSpec(label_smoothing=0.2), main, [branch], labels, 0.25)
+    spread = losses.loss_of(LossSpec(), main, [branch], 0.8 * one_hot + 0.05, 0.25)
+    for found, wanted in ((soft, hard), (smoothed, spread)):
+        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-14)
+        np.testing.assert_allclose(found[1], wanted[1], atol=1e-15)
+        np.testing.assert_allclose(found[2][0], wanted[2][0], atol=1e-15)
+    masked = np.where(np.arange(4) == 2, -np.inf, main)
+    value, gradient = losses.cross_entropy(masked, SOFT[:1].repeat(3, 0))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
 
 
 def test_a_detached_teacher_learns_from_the_labels_alone():

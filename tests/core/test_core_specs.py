@@ -230,6 +230,22 @@ def test_logits_and_labels_that_do_not_fit_a_loss_are_refused(per_step, logits, 
         LossSpec(per_step=per_step).check_logits(logits, labels, batch_axis=batch_axis)
 
 
+def test_labels_are_integer_classes_or_floating_probabilities():
+    spec = LossSpec()
+    assert spec.check_logits((2, 10), (2, 10), labels_dtype="torch.float32")
+    assert not spec.check_logits((2, 10), (2,), labels_dtype="uint8")
+    with pytest.raises(ValueError, match=r"labels must have shape \(2, 10\), got \(2, 9\)"):
+        spec.check_logits((2, 10), (2, 9), labels_dtype="float32")
+    for shape, dtype, message in (
+        ((2,), "float32", "of shape .* must be integer classes, got float32; soft labels have shape"),
+        ((2, 10), "int64", "must be floating probabilities, got int64"),
+        ((2,), "bool", "must be integer classes or floating probabilities, got bool"),
+        ((2, 10), "complex64", "must be integer classes or floating probabilities, got complex64"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            spec.check_logits((2, 10), shape, labels_dtype=dtype)
+
+
 def test_a_size_that_is_not_known_yet_fits():
     LossSpec(per_step=True).check_logits((4, None, 10), (2,))
     LossSpec().check_logits((2, 10), (None,))

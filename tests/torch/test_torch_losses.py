@@ -49,6 +49,43 @@ def test_it_compiles_whole_and_a_moving_coefficient_recompiles_nothing():
     assert counter.frame_count == 1
 
 
+SOFT = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.2, 0.8]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["classes", "soft"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_soft_labels_and_label_smoothing_are_torchs_own(labels, smoothing):
+    output = ShortcutOutput(logits(2, 3), (logits(2, 3, seed=1),))
+    ours = sbp_torch.ShortcutLoss(LossSpec(label_smoothing=smoothing))(output, labels, 0.25)
+    soft = labels.float() if labels.is_floating_point() else labels
+
+    def theirs(x):
+        return functional.cross_entropy(x, soft, label_smoothing=smoothing)
+
+    expected = theirs(output.main) + 0.25 * theirs(output.branches[0])
+    torch.testing.assert_close(ours, expected)
+    for logit in (output.main, output.branches[0]):
+        found, wanted = (torch.autograd.grad(loss, logit, retain_graph=True)[0] for loss in (ours, expected))
+        torch.testing.assert_close(found, wanted)
+
+
+def test_soft_labels_hold_for_every_step_and_a_masked_class_leaves_them_finite():
+    main = logits(4, 2, 3)
+    loss = sbp_torch.ShortcutLoss(LossSpec(per_step=True, level_weight=0.0))(ShortcutOutput(main, ()), SOFT, 1.0)
+    expected = torch.stack([functional.cross_entropy(step, SOFT.float()) for step in main]).mean()
+    torch.testing.assert_close(loss, expected)
+    masked = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    loss = sbp_torch.ShortcutLoss()(ShortcutOutput(masked, ()), SOFT[:1], 1.0)
+    loss.backward()
+    assert loss.isfinite()
+    assert masked.grad.isfinite().all()
+
+
+def test_branches_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"branch 0 has \(2, 1\)"):
+        sbp_torch.ShortcutLoss()(ShortcutOutput(logits(2, 3), (logits(2, 1),)), LABELS, 1.0)
+
+
 def test_logits_of_another_rank_are_refused():
     with pytest.raises(ValueError, match=r"logits must have shape \(batch, classes\) with per_step=False"):
         sbp_torch.ShortcutLoss()(ShortcutOutput(logits(4, 2, 3), ()), LABELS, 1.0)
