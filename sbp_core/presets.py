@@ -29,6 +29,11 @@ def paper_lif() -> LIFSpec:
     return LIFSpec()
 
 
+def authors_lif() -> LIFSpec:
+    """Return the neuron of the public code of the paper's authors: decay 0.25, threshold 0.5, reset not detached."""
+    return LIFSpec(decay=0.25, threshold=0.5, surrogate=Rectangle(width=1.0))
+
+
 def spikingjelly_lif(
     *,
     tau: float = 2.0,

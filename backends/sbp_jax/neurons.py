@@ -81,7 +81,7 @@ class LeakyIntegrator(LIF):
 
 
 class PLIF(LIF):
-    """A :class:`LIF` neuron that learns its decay, one scalar a layer."""
+    """The PLIF neuron, which learns its decay, one scalar a layer (Fang et al. 2021; ``LIFSpec.parametric``)."""
 
     _default = LIFSpec.parametric
 

@@ -134,7 +134,7 @@ class LeakyIntegrator(LIF):
 
 @keras.saving.register_keras_serializable(package="sbp")
 class PLIF(LIF):
-    """A :class:`LIF` neuron that learns its decay, one scalar a layer."""
+    """The PLIF neuron, which learns its decay, one scalar a layer (Fang et al. 2021; ``LIFSpec.parametric``)."""
 
     _defaults = LIFSpec.parametric
 

@@ -39,7 +39,8 @@ class LIFSpec(Spec):
 
     Attributes:
         decay: factor on the potential per step, in [0, 1]; 1 is the non-leaky integrate-and-fire neuron.
-        learn_decay: a layer learns ``w`` with ``decay = sigmoid(w)``, starting from ``decay`` (PLIF).
+        learn_decay: a layer learns ``w`` with ``decay = sigmoid(w)``, starting from ``decay``; with ``input_gain``
+            "complement" that is PLIF (:meth:`parametric`).
         input_gain: factor on the input, or "complement" for ``1 - decay``.
         synaptic_decay: factor on the synaptic current per step, in [0, 1]; None for no synapse.
         threshold: potential at which it fires, finite.
@@ -117,8 +118,13 @@ class LIFSpec(Spec):
 
     @classmethod
     def parametric(cls, **fields: Any) -> Self:
-        """Return a LIF neuron that learns its decay, ``sigmoid(w)``, one ``w`` a layer (PLIF)."""
-        return cls(**({"learn_decay": True} | fields))
+        """Return the PLIF neuron of Fang et al. 2021, Eq. 3: ``H = V + (x - (V - rest)) / tau``, one ``tau`` a layer.
+
+        So the input is scaled by ``1 / tau = 1 - decay`` too. A layer learns ``w`` with ``decay = sigmoid(w)``; theirs
+        is ``-w``, as ``1 / tau = sigmoid(-w)``. The default decay, 0.5, is their ``tau = 2``.
+        """
+        defaults: dict[str, Any] = {"learn_decay": True, "input_gain": "complement"}
+        return cls(**(defaults | fields))
 
     @classmethod
     def current_based(cls, **fields: Any) -> Self:

@@ -71,8 +71,14 @@ _PANELS, _NODES = 256, 8
 
 @dataclass(frozen=True, kw_only=True)
 class _Bump(Surrogate, abstract=True):
-    """A family with a height and a width."""
+    """A family with a height and a width.
 
+    ``width`` is the family's own measure, the one in its formula: a whole base, half of one, a scale.
+    :attr:`half_width` is one measure for all.
+    """
+
+    #: Half the width at half the height, of a surrogate whose ``width`` is 1.
+    half_width_of_one: ClassVar[float]
     height: float = 1.0
     width: float = 1.0
 
@@ -85,13 +91,35 @@ class _Bump(Surrogate, abstract=True):
         """The derivative at ``x = 0``."""
         return self.height
 
+    @property
+    def half_width(self) -> float:
+        """The distance from the threshold at which the derivative has fallen to half its height: comparable."""
+        return self.half_width_of_one * self.width
+
+
+def of_half_width(surrogate: str, half_width: float) -> Surrogate:
+    """Return the family of that name, its width such that the derivative falls to half its height at ``half_width``.
+
+    Raises:
+        ValueError: an unknown family, one without a width, or a half width that is not greater than 0.
+
+    Example:
+        >>> of_half_width("rectangle", 0.5).width, of_half_width("triangle", 0.5).width
+        (1.0, 1.0)
+    """
+    validation.positive("half_width", half_width)
+    default = as_surrogate(surrogate)
+    if not isinstance(default, _Bump):
+        raise ValueError(f"surrogate {surrogate!r} has no width that a half width could set")
+    return default.replace(width=half_width / default.half_width_of_one)
+
 
 def _box(x: Any, xp: Any, half: float) -> Any:
     return xp.astype(xp.abs(x) < half, x.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rectangle(Surrogate):
+class Rectangle(_Bump):
     """Rectangle: ``g(x) = height * 1(|x| < width / 2)``, the paper's default neuron's (Guo et al. 2024, Eq. 5).
 
     Attributes:
@@ -108,8 +136,8 @@ class Rectangle(Surrogate):
     """
 
     kind: ClassVar[str] = "rectangle"
-    width: float = 1.0
-    height: float | None = None
+    half_width_of_one: ClassVar[float] = 0.5
+    height: float | None = None  # type: ignore[assignment]  # resolved by peak
 
     def __post_init__(self) -> None:
         self._set("width", validation.positive("width", self.width))
@@ -144,6 +172,7 @@ class LeakyRectangle(_Bump):
     """
 
     kind: ClassVar[str] = "leaky_rectangle"
+    half_width_of_one: ClassVar[float] = 0.5
     width: float = 2.0
     leak: float = 0.01
 
@@ -178,6 +207,7 @@ class Triangle(_Bump):
     """
 
     kind: ClassVar[str] = "triangle"
+    half_width_of_one: ClassVar[float] = 0.5
 
     def derivative(self, x: Any, xp: Any) -> Any:
         """Return the triangle at ``x``."""
@@ -202,6 +232,7 @@ class ArcTan(_Bump):
     """
 
     kind: ClassVar[str] = "arctan"
+    half_width_of_one: ClassVar[float] = 1.0
     width: float = 1.0 / math.pi
 
     def derivative(self, x: Any, xp: Any) -> Any:
@@ -226,6 +257,7 @@ class Sigmoid(_Bump):
     """
 
     kind: ClassVar[str] = "sigmoid"
+    half_width_of_one: ClassVar[float] = 2.0 * math.acosh(math.sqrt(2.0))
     width: float = 0.25
 
     def derivative(self, x: Any, xp: Any) -> Any:
@@ -250,6 +282,7 @@ class FastSigmoid(_Bump):
     """
 
     kind: ClassVar[str] = "fast_sigmoid"
+    half_width_of_one: ClassVar[float] = math.sqrt(2.0) - 1.0
     width: float = 0.04
 
     def derivative(self, x: Any, xp: Any) -> Any:
@@ -274,6 +307,7 @@ class Gaussian(_Bump):
     """
 
     kind: ClassVar[str] = "gaussian"
+    half_width_of_one: ClassVar[float] = math.sqrt(math.log(2.0))
     height: float = 2.0 / math.sqrt(math.pi)
     width: float = 0.5
 
@@ -299,6 +333,7 @@ class Tanh(_Bump):
     """
 
     kind: ClassVar[str] = "tanh"
+    half_width_of_one: ClassVar[float] = math.acosh(math.sqrt(2.0))
 
     def derivative(self, x: Any, xp: Any) -> Any:
         """Return the bell at ``x``."""
@@ -321,6 +356,7 @@ class Exponential(_Bump):
     """
 
     kind: ClassVar[str] = "exponential"
+    half_width_of_one: ClassVar[float] = math.log(2.0)
     height: float = 0.5
 
     def derivative(self, x: Any, xp: Any) -> Any:

@@ -243,3 +243,18 @@ def test_margin_measures_the_distance_to_threshold_and_rectangle_edges():
     assert neuron.margin(LIFSpec(), np.array([[0.9]])) == pytest.approx(0.1)
     assert neuron.margin(LIFSpec(), np.array([[0.52]])) == pytest.approx(0.02)
     assert neuron.margin(LIFSpec.leaky_integrator(), np.array([[0.9]])) == math.inf
+
+
+def test_plif_is_the_fields():
+    # Fang et al. 2021, Eq. 3-5, written out: H = V + (x - V) / tau, 1 / tau = sigmoid(w), hard reset to 0
+    x = np.random.default_rng(5).normal(0.9, 1.2, (6, 2, 5))
+    for tau in (2.0, 5.0):
+        w = -np.log(tau - 1.0)
+        v, spikes = np.zeros(x.shape[1:]), []
+        for current in x:
+            h = v + (current - v) / (1.0 + np.exp(-w))
+            spikes.append((h > 1.0).astype(float))
+            v = h * (1.0 - spikes[-1])
+        found, state = neuron.forward(LIFSpec.parametric(decay=1.0 - 1.0 / tau), x)
+        np.testing.assert_array_equal(found, spikes)
+        np.testing.assert_allclose(state.potential, v, rtol=1e-12, atol=1e-12)

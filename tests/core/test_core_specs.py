@@ -28,7 +28,7 @@ from sbp_core import (
 from sbp_core.inputs import check_input, check_state
 from sbp_core.specs.base import Spec
 from sbp_core.specs.losses import as_loss
-from sbp_core.specs.surrogates import FAMILIES
+from sbp_core.specs.surrogates import FAMILIES, of_half_width
 
 SPECS = [
     LIFSpec(decay=0.3, synaptic_decay=0.1, surrogate=FAMILIES["leaky_rectangle"](leak=0.2)),
@@ -105,6 +105,20 @@ def test_a_surrogate_refuses_a_height_or_width_of_zero(family):
 def test_the_papers_rectangle_has_area_one():
     assert Rectangle(width=4.0).peak == 0.25
     assert as_surrogate("rectangle") == Rectangle(width=1.0)
+
+
+@pytest.mark.parametrize("family", [kind for kind in FAMILIES if kind != "straight_through"])
+@pytest.mark.parametrize("half_width", [0.3, 1.7])
+def test_one_measure_of_width_holds_for_every_family(family, half_width):
+    surrogate = of_half_width(family, half_width)
+    low, high = surrogate.derivative(np.array([half_width * (1 - 1e-9), half_width * (1 + 1e-9)]), np) / surrogate.peak
+    assert surrogate.half_width == pytest.approx(half_width)
+    assert low == pytest.approx(0.5, abs=1e-6) or (low == 1.0 and high < 0.5)  # or it jumps there
+
+
+def test_a_family_without_width_has_no_half_width():
+    with pytest.raises(ValueError, match="'straight_through' has no width"):
+        of_half_width("straight_through", 1.0)
 
 
 def test_json_of_another_kind_or_with_unknown_fields_is_refused():
