@@ -21,7 +21,7 @@ X = jnp.asarray(np.random.default_rng(21).normal(0.5, 0.6, (4, 2, 3)), jnp.float
         (sbp_jax.IF(), LIFSpec(decay=1.0)),
         (sbp_jax.LeakyIntegrator(decay=0.9), LIFSpec(decay=0.9, reset="none", output="potential")),
         (sbp_jax.CurrentLIF(), LIFSpec(synaptic_decay=0.5)),
-        (sbp_jax.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True)),
+        (sbp_jax.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True, input_gain="complement")),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -71,7 +71,7 @@ def test_a_layer_remembers_nothing_between_calls():
         (sbp_keras.LIF, LIFSpec()),
         (sbp_keras.IF, LIFSpec(decay=1.0)),
         (sbp_keras.LeakyIntegrator, LIFSpec(output="potential", reset="none")),
-        (sbp_keras.PLIF, LIFSpec(learn_decay=True)),
+        (sbp_keras.PLIF, LIFSpec(learn_decay=True, input_gain="complement")),
         (sbp_keras.CurrentLIF, LIFSpec(synaptic_decay=0.5)),
     ],
 )

@@ -123,7 +123,7 @@ def test_the_reset_is_not_detached_by_default():
 
 def test_a_learnt_decay_gets_the_gradient_by_hand():
     # dS2/dw = g * V1 * decay (1 - decay) = 1 * 0.75 * 0.25
-    layer = sbp_tf.PLIF(decay=0.5, dtype=tf.float64)
+    layer = sbp_tf.LIF(decay=0.5, learn_decay=True, dtype=tf.float64)
     x = tf.constant([[0.75], [0.75]], tf.float64)
     with tf.GradientTape() as tape:
         value = tf.reduce_sum(layer(x))
@@ -274,7 +274,7 @@ def test_an_unknown_rank_is_named_while_tracing():
         (sbp_tf.IF(), LIFSpec(decay=1.0)),
         (sbp_tf.LeakyIntegrator(decay=0.75), LIFSpec(decay=0.75, output="potential", reset="none")),
         (sbp_tf.CurrentLIF(), LIFSpec(synaptic_decay=0.5)),
-        (sbp_tf.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True)),
+        (sbp_tf.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True, input_gain="complement")),
     ],
     ids=lambda value: type(value).__name__,
 )

@@ -193,15 +193,15 @@ def test_a_learnt_decay_starts_at_the_specs_and_gets_a_gradient_worked_by_hand()
     assert [name for name, _ in layer.named_parameters()] == ["decay_logit"]
     _, state = layer(torch.tensor([[2.0], [1.0]], dtype=torch.float64), return_state=True)
     state.potential.sum().backward()
-    # potential = decay * 2 + 1, and d decay / d w = decay * (1 - decay)
-    assert layer.decay_logit.grad.item() == pytest.approx(2 * 0.8 * 0.2, rel=1e-6)
+    # potential = decay * (1 - decay) * 2 + (1 - decay), and d decay / d w = decay * (1 - decay)
+    assert layer.decay_logit.grad.item() == pytest.approx((2 * (1 - 2 * 0.8) - 1) * 0.8 * 0.2, rel=1e-6)
 
 
 def test_each_kin_has_its_own_defaults():
     assert sbp_torch.LIF().spec == LIFSpec()
     assert sbp_torch.IF().spec == LIFSpec(decay=1.0)
     assert sbp_torch.LeakyIntegrator().spec == LIFSpec(output="potential", reset="none")
-    assert sbp_torch.PLIF(threshold=2.0).spec == LIFSpec(learn_decay=True, threshold=2.0)
+    assert sbp_torch.PLIF(threshold=2.0).spec == LIFSpec(learn_decay=True, input_gain="complement", threshold=2.0)
     assert sbp_torch.CurrentLIF().spec == LIFSpec(synaptic_decay=0.5)
     assert sbp_torch.LIF(decay=0.5, threshold=1.0, surrogate="rectangle").spec == LIFSpec(surrogate=Rectangle())
 
