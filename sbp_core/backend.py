@@ -296,10 +296,11 @@ class FiresSpikes(Protocol):
 class RunsNeurons(Protocol):
     """An engine's neurons."""
 
-    def neuron(self, spec: LIFSpec, x: Any, state: LIFState | None, decay_logit: Any | None) -> tuple[Any, LIFState]:
-        """Run ``spec`` over ``x`` from ``state``, and return its output and last state, with the parts of the spec.
+    def neuron(self, spec: LIFSpec, dtype: str) -> Callable[..., tuple[Any, LIFState]]:
+        """Make the neuron of ``spec``, and return the function ``(x, state, decay_logit)`` that runs it over ``x``.
 
-        ``decay_logit`` is a scalar, w of ``decay = sigmoid(w)``, where ``spec.learn_decay``; else None.
+        It starts from ``state``, afresh where that is None; ``decay_logit`` is a scalar, w of ``decay = sigmoid(w)``,
+        where ``spec.learn_decay``, else None. It returns the output, and the last state with the parts of the spec.
         """
         ...
 

@@ -78,11 +78,15 @@ class JaxEngine:
         """Fire."""
         return spike(x, surrogate, inclusive=inclusive)
 
-    def neuron(
-        self, spec: LIFSpec, x: jax.Array, state: LIFState | None, decay_logit: jax.Array | None
-    ) -> tuple[jax.Array, LIFState]:
-        """Run the neuron."""
-        return lif(x, spec, state, decay=None if decay_logit is None else jax.nn.sigmoid(decay_logit))
+    def neuron(self, spec: LIFSpec, dtype: str) -> Callable[..., tuple[jax.Array, LIFState]]:
+        """Return the neuron over time."""
+
+        def run(x: jax.Array, state: LIFState | None, decay_logit: jax.Array | None) -> tuple[jax.Array, LIFState]:
+            decay = None if decay_logit is None else jax.nn.sigmoid(decay_logit)
+            output, final = lif(x, spec, state, decay=decay)
+            return output, final
+
+        return run
 
     def loss(self, spec: LossSpec, output: ShortcutOutput, labels: jax.Array, coefficient: jax.Array) -> jax.Array:
         """Compose the loss."""

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from sbp_core.specs.surrogates import Surrogate
 
-
-class _Names(NamedTuple):
-    adapter: str
-    engine: str
-
-
-_NATIVE = {
-    "tensorflow": _Names("sbp_tf", "sbp_keras.engines.tensorflow"),
-    "jax": _Names("sbp_jax", "sbp_keras.engines.jax"),
-    "torch": _Names("sbp_torch", "sbp_keras.engines.torch"),
-}
+_ADAPTERS = {"tensorflow": "sbp_tf", "jax": "sbp_jax", "torch": "sbp_torch"}
 
 
 def adapter() -> ModuleType:
@@ -29,16 +19,16 @@ def adapter() -> ModuleType:
     Raises:
         ValueError: Keras runs on a backend that has no adapter.
     """
-    return importlib.import_module(_names().adapter)
+    return importlib.import_module(_adapter())
 
 
-def engine() -> ModuleType:
-    """Return the module that differentiates and compiles with the framework that Keras runs on.
+def engine() -> Any:
+    """Return the engine of that adapter, which differentiates and compiles.
 
     Raises:
         ValueError: Keras runs on a backend that has no adapter.
     """
-    return importlib.import_module(_names().engine)
+    return importlib.import_module(f"{_adapter()}.engine").make_engine()
 
 
 def spike(x: Any, surrogate: Surrogate | str = "rectangle", *, inclusive: bool = False) -> Any:
@@ -64,9 +54,9 @@ def spike(x: Any, surrogate: Surrogate | str = "rectangle", *, inclusive: bool =
     return adapter().spike(x, surrogate, inclusive=inclusive)
 
 
-def _names() -> _Names:
+def _adapter() -> str:
     name = keras.backend.backend()
-    if name not in _NATIVE:
-        known = ", ".join(map(repr, _NATIVE))
+    if name not in _ADAPTERS:
+        known = ", ".join(map(repr, _ADAPTERS))
         raise ValueError(f"KERAS_BACKEND must be one of {known} to train spiking networks, got {name!r}")
-    return _NATIVE[name]
+    return _ADAPTERS[name]

@@ -64,12 +64,15 @@ class TensorFlowEngine:
         """Fire."""
         return spike(x, surrogate, inclusive=inclusive)
 
-    def neuron(
-        self, spec: LIFSpec, x: tf.Tensor, state: LIFState | None, decay_logit: tf.Tensor | None
-    ) -> tuple[tf.Tensor, LIFState]:
-        """Run the neuron."""
-        output, final = lif(x, spec, state, decay=None if decay_logit is None else tf.sigmoid(decay_logit))
-        return output, final
+    def neuron(self, spec: LIFSpec, dtype: str) -> Callable[..., tuple[tf.Tensor, LIFState]]:
+        """Return the neuron over time."""
+
+        def run(x: tf.Tensor, state: LIFState | None, decay_logit: tf.Tensor | None) -> tuple[tf.Tensor, LIFState]:
+            decay = None if decay_logit is None else tf.sigmoid(decay_logit)
+            output, final = lif(x, spec, state, decay=decay)
+            return output, final
+
+        return run
 
     def loss(self, spec: LossSpec, output: ShortcutOutput, labels: tf.Tensor, coefficient: tf.Tensor) -> tf.Tensor:
         """Compose the loss."""

@@ -94,12 +94,15 @@ class TorchEngine:
         """Fire."""
         return spike(x, surrogate, inclusive=inclusive)
 
-    def neuron(
-        self, spec: LIFSpec, x: Tensor, state: LIFState | None, decay_logit: Tensor | None
-    ) -> tuple[Tensor, LIFState]:
-        """Run the neuron."""
-        decay = None if decay_logit is None else torch.sigmoid(decay_logit)
-        return lif(x, spec, state, decay=decay, implementation=self._implementation)
+    def neuron(self, spec: LIFSpec, dtype: str) -> Callable[..., tuple[Tensor, LIFState]]:
+        """Return the neuron over time."""
+
+        def run(x: Tensor, state: LIFState | None, decay_logit: Tensor | None) -> tuple[Tensor, LIFState]:
+            decay = None if decay_logit is None else torch.sigmoid(decay_logit)
+            output, final = lif(x, spec, state, decay=decay, implementation=self._implementation)
+            return output, final
+
+        return run
 
     def loss(self, spec: LossSpec, output: ShortcutOutput, labels: Tensor, coefficient: Tensor) -> Tensor:
         """Compose the loss."""

@@ -121,7 +121,7 @@ class Harness:
 
         def run(x: Any, *others: Any) -> list[Any]:
             given = LIFState(**dict(zip(names, others, strict=False))) if start else None
-            output, final = self._engine.neuron(spec, x, given, others[-1] if logits else None)
+            output, final = neuron(x, given, others[-1] if logits else None)
             if _parts(final) != names:
                 raise ValueError(f"neuron must return the state's parts {names}, got {_parts(final)}")
             return [output, *(getattr(final, name) for name in names)]
@@ -140,6 +140,7 @@ class Harness:
             return _together(self._numpy(array), 0) if samples else self._numpy(array)
 
         with self._precision(dtype):
+            neuron = self._engine.neuron(spec, dtype)
             (output, *final), (of_input, *gradients) = self._vjp(
                 run,
                 [enter(x), *map(enter_part, start), *logits],

@@ -77,9 +77,12 @@ def shapes_seen(layout, mode, shape):
         outputs = [function(*sample) for sample in zip(*inputs, strict=True)]
         return [np.stack(parts) for parts in zip(*outputs, strict=True)], inputs
 
-    def neuron(spec, x, state, decay_logit):
-        seen.update(x=x.shape, potential=state.potential.shape, logit=np.shape(decay_logit))
-        return x, state
+    def neuron(spec, dtype):
+        def run(x, state, decay_logit):
+            seen.update(x=x.shape, potential=state.potential.shape, logit=np.shape(decay_logit))
+            return x, state
+
+        return run
 
     backend = as_backend(engine(neuron=neuron, vjp=vjp, layout=layout))
     x = np.arange(float(np.prod(shape))).reshape(shape)
@@ -114,7 +117,7 @@ def test_samples_that_are_mapped_are_a_batch_of_one_each_and_share_the_decay():
 
 
 def test_a_state_with_other_parts_than_the_spec_is_refused():
-    backend = as_backend(engine(neuron=lambda spec, x, state, logit: (x, LIFState(x[0], spikes=x[0]))))
+    backend = as_backend(engine(neuron=lambda spec, dtype: lambda x, state, logit: (x, LIFState(x[0], spikes=x[0]))))
     x = np.ones((3, 2, 1))
     with pytest.raises(ValueError, match=r"parts \['potential'\], got \['potential', 'spikes'\]"):
         backend.neuron(LIFSpec(), x, None, x, LIFState(x[0]), decay_logit=None, dtype="float64", mode="eager")

@@ -4,12 +4,13 @@ import keras
 import numpy as np
 import pytest
 
+from sbp_conformance.harness import as_backend
 from sbp_core import Evolutionary, LIFSpec, LIFState, LossSpec, Sigmoid
 from sbp_core.backend import PARTS
 from sbp_core.reference.backend import make_backend as make_reference
-from sbp_keras.backend import make_backend
+from sbp_keras.engine import make_engine
 
-BACKEND, REFERENCE = make_backend(), make_reference()
+BACKEND, REFERENCE = as_backend(make_engine()), make_reference()
 SPECS = {
     "paper": LIFSpec(),
     "learnt, complement": LIFSpec(learn_decay=True, input_gain="complement", surrogate=Sigmoid()),
