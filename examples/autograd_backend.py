@@ -1,24 +1,24 @@
-"""A backend of your own: sbp on HIPS autograd, a framework that sbp does not know.
+"""An adapter of your own in one file: sbp on HIPS autograd, a framework that sbp does not know.
 
     pip install autograd
-    python -m sbp_conformance --backend examples.autograd_backend:make_backend
+    python -m sbp_conformance --backend examples.autograd_backend:make_engine
 
-The equations, surrogates, schedules and compositions are the core's. A backend brings three things: how a spike is
-differentiated, how a value is detached, and a loop over time.
+The equations, surrogates, schedules and compositions are the core's; cotangents, states and layouts are the suite's
+harness's. What is left is the framework's own: arrays, a gradient, how a spike is differentiated, how a value is
+detached, and a loop over time.
 """
 
 import importlib.metadata
-from types import MappingProxyType
 
 import autograd
 import autograd.numpy as np
 import numpy as onp
+from autograd.builtins import tuple as ag_tuple
 from autograd.extend import defvjp, primitive
 from autograd.scipy.special import logsumexp
 
-from sbp_core import LIFState, ShortcutOutput, as_surrogate, dynamics
-from sbp_core.backend import LossResult, NeuronResult, SpikeResult
-from sbp_core.composition import compose_loss
+from sbp_core import LIFState, as_surrogate, dynamics
+from sbp_core.composition import compose_loss, soft_cross_entropy
 from sbp_core.inputs import check_input, check_state
 
 
@@ -48,11 +48,8 @@ def lif(x, spec, state=None, decay=None):
     check_input(x.shape, str(x.dtype))
     if state is None:
         zero = onp.zeros(x.shape[1:], x.dtype)
-        state = LIFState(
-            zero + spec.rest,
-            zero if spec.synaptic_decay is not None else None,
-            zero if spec.stores_spikes else None,
-        )
+        start = {part: zero + spec.rest if part == "potential" else zero for part in spec.state_parts}
+        state = LIFState(**start)
     else:
         check_state(spec, state, x.shape[1:], str(x.dtype))
     spike = make_spike(spec.surrogate, spec.inclusive)
@@ -68,86 +65,47 @@ def log_softmax(logits):
     return logits - logsumexp(logits, axis=-1, keepdims=True)
 
 
-class AutogradBackend:
-    """The contract: NumPy in, NumPy out. See sbp_core.backend.Backend."""
+class AutogradEngine:
+    """What sbp_core.backend.Engine asks for, and the parts that are offered."""
 
     name = "autograd"
-    versions = MappingProxyType({"autograd": importlib.metadata.version("autograd")})
+    versions = {"autograd": importlib.metadata.version("autograd")}  # noqa: RUF012
     modes = ("eager",)
     dtypes = ("float64", "float32")
 
-    def spike(self, x, surrogate, cotangent, *, inclusive, dtype, mode):
-        """Fire, and differentiate with the surrogate."""
-        spike = make_spike(surrogate, inclusive)
-        backward, spikes = autograd.make_vjp(spike)(onp.asarray(x, dtype))
-        return SpikeResult(spikes, backward(onp.asarray(cotangent, dtype)), str(spikes.dtype))
+    def array(self, values, dtype):
+        return onp.asarray(values, dtype)
 
-    def neuron(self, spec, x, state, output_cotangent, state_cotangent, *, decay_logit, dtype, mode):
-        """Run a neuron over time and differentiate."""
+    def numpy(self, array):
+        return array
 
-        def cast(parts):
-            return LIFState(*(None if part is None else onp.asarray(part, dtype) for part in parts))
+    def vjp(self, function, inputs, cotangents, mode):
+        backward, outputs = autograd.make_vjp(lambda inputs: ag_tuple(function(*inputs)))(tuple(inputs))
+        return outputs, backward(tuple(cotangents))
 
-        weights = cast(state_cotangent)
-        results = {}
+    def spike(self, x, surrogate, *, inclusive):
+        return make_spike(surrogate, inclusive)(x)
 
-        def objective(inputs):
-            x, parts, logit = inputs
-            given = None if state is None else LIFState(**dict(zip(names, parts, strict=True)))
-            decay = None if decay_logit is None else 1.0 / (1.0 + np.exp(-logit))
-            output, final = lif(x, spec, given, decay)
-            results.update(output=output, final=final)
-            total = np.sum(output * onp.asarray(output_cotangent, dtype))
-            for part, weight in zip(final, weights, strict=True):
-                if part is not None:
-                    total = total + np.sum(part * weight)
-            return total
+    def neuron(self, spec, dtype):
+        def run(x, state, decay_logit):
+            decay = None if decay_logit is None else 1.0 / (1.0 + np.exp(-decay_logit))
+            return lif(x, spec, state, decay)
 
-        start = {} if state is None else {k: v for k, v in cast(state)._asdict().items() if v is not None}
-        names = tuple(start)
-        logit = onp.asarray(0.0 if decay_logit is None else decay_logit, dtype)
-        grad_x, grad_parts, grad_logit = autograd.grad(objective)((onp.asarray(x, dtype), tuple(start.values()), logit))
-        output, final = plain(results["output"]), LIFState(*map(plain, results["final"]))
-        return NeuronResult(
-            output,
-            final,
-            grad_x,
-            LIFState(**({"potential": None} | dict(zip(names, grad_parts, strict=True)))),
-            None if decay_logit is None else float(grad_logit),
-            str(output.dtype),
-        )
+        return run
 
-    def loss(self, main, branches, labels, coefficient, *, spec, dtype, mode):
-        """Compose main and branch logits into the loss of a LossSpec and differentiate."""
-        chosen = onp.arange(main.shape[-1]) == labels[:, None]  # (batch, classes); time, if any, comes before
+    def loss(self, spec, output, labels, coefficient):
+        shares = labels if labels.ndim > 1 else onp.eye(output.main.shape[-1], dtype=output.main.dtype)[labels]
+        ours = {"log_softmax": log_softmax, "xp": np}
 
-        def objective(inputs):
-            return compose_loss(
-                spec,
-                ShortcutOutput(*inputs),
-                coefficient,
-                cross_entropy=lambda logits: np.mean(-np.sum(np.where(chosen, log_softmax(logits), 0.0), axis=-1)),
-                log_softmax=log_softmax,
-                detach=detach,
-                xp=np,
-            )
+        def cross_entropy(logits):
+            return soft_cross_entropy(logits, shares, **ours)
 
-        inputs = onp.asarray(main, dtype), tuple(onp.asarray(branch, dtype) for branch in branches)
-        value, (grad_main, grad_branches) = autograd.value_and_grad(objective)(inputs)
-        return LossResult(float(value), grad_main, tuple(grad_branches), dtype)
+        return compose_loss(spec, output, coefficient, cross_entropy=cross_entropy, detach=detach, **ours)
 
-    def schedule(self, schedule, step, *, mode):
-        """Read a schedule at an integer array."""
-        return float(schedule(onp.asarray(step)))
+    def run(self, function, mode):
+        return function
 
 
-def plain(value):
-    """Return the array inside autograd's box."""
-    while hasattr(value, "_value"):
-        value = value._value
-    return value
-
-
-def make_backend():
-    """Return the backend; the conformance suite calls this."""
-    return AutogradBackend()
+def make_engine():
+    """Return the engine; the conformance suite calls this."""
+    return AutogradEngine()

@@ -169,7 +169,7 @@ class Harness:
         mode: Mode,
     ) -> LossResult:
         with self._precision(dtype):
-            targets = self._engine.array(labels, None)
+            targets = self._labels(labels, dtype)
 
             def run(main: Any, *others: Any) -> list[Any]:
                 *branches, coefficient = others
@@ -237,7 +237,10 @@ class Harness:
     def _batch(self, batch: Batch, dtype: str) -> tuple[Any, Any]:
         last = self._layout.channels == "last"
         images = np.moveaxis(batch.images, 1, -1) if last else batch.images
-        return self._engine.array(images, dtype), self._engine.array(batch.labels, None)
+        return self._engine.array(images, dtype), self._labels(batch.labels, dtype)
+
+    def _labels(self, labels: Array, dtype: str) -> Any:
+        return self._engine.array(labels, dtype if labels.dtype.kind == "f" else None)
 
     def _vjp(
         self,

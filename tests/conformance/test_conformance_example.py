@@ -9,12 +9,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def test_the_backend_of_the_tutorial_equals_the_reference(python, tmp_path):
+def test_the_adapter_of_the_tutorial_equals_the_reference(python, tmp_path):
     if importlib.util.find_spec("autograd") is None:
         pytest.skip("not installed: autograd")
     text = (EXAMPLES / "autograd_backend.py").read_text()
-    assert len(text.splitlines()) <= 160
-    options = ("--backend", "autograd_backend:make_backend", "--json", "results.json")
+    assert len(text.splitlines()) <= 120
+    options = ("--backend", "autograd_backend:make_engine", "--json", "results.json")
     done = python("-m", "sbp_conformance", *options, autograd_backend=text)
     assert done.returncode == 0, done.stdout + done.stderr
     (run,) = json.loads((tmp_path / "results.json").read_text())["runs"]
@@ -33,6 +33,6 @@ def test_the_suite_would_notice_if_it_were_wrong(python):
     right = "defvjp(detach, None)"
     assert text.count(right) == 1
     wrong = text.replace(right, "defvjp(detach, lambda _, x: lambda g: g)")
-    done = python("-m", "sbp_conformance", "--backend", "wrong:make_backend", "--case", "neuron-*", wrong=wrong)
+    done = python("-m", "sbp_conformance", "--backend", "wrong:make_engine", "--case", "neuron-*", wrong=wrong)
     assert done.returncode == 1
     assert "gradient of the input: off by" in done.stdout
