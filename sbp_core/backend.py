@@ -195,8 +195,8 @@ class Backend(Declared, Protocol):
         """Compose main and branch logits into ``spec``'s loss and differentiate.
 
         The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``; the labels are
-        classes, ``(batch,)``, or soft, ``(batch, classes)`` of the logits' dtype. The equations are those of :func:`sbp_core.composition.compose_loss`, which computes them in any
-        framework.
+        classes, ``(batch,)``, or soft, ``(batch, classes)`` of the logits' dtype. The equations are those of
+        :func:`sbp_core.composition.compose_loss`, which computes them in any framework.
         """
         ...
 

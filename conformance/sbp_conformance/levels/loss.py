@@ -16,7 +16,7 @@ from sbp_conformance.precision import FULL, representable
 from sbp_conformance.results import Finding
 from sbp_core import LossSpec
 from sbp_core.backend import Backend, LossResult, Mode
-from sbp_core.specs.losses import Combine
+from sbp_core.specs.shortcut import Combine
 
 # the branches' sum, the coefficient, a softmax (difference, exponential, sum, quotient), label and mean, doubled
 _ROUNDINGS = 20
