@@ -9,15 +9,17 @@ import jax
 import jax.numpy as jnp
 
 from sbp_core import validation
+from sbp_core.inputs import check_floating
 
 
 def scalar(coefficient: Any, dtype: Any) -> jax.Array:
-    """Return the coefficient as a scalar array.
+    """Return the coefficient as a scalar array of the logits' dtype.
 
     Raises:
         ValueError: a number that is not finite, or an array of another shape.
-        TypeError: not a number.
+        TypeError: not a number, or logits that are not floating.
     """
+    check_floating("logits", jnp.dtype(dtype).name)
     if isinstance(coefficient, Real):
         coefficient = validation.finite("coefficient", coefficient)  # type: ignore[arg-type]
     array = jnp.asarray(coefficient, dtype)
