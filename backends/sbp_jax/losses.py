@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import Combine, LossSpec, as_loss
+from sbp_jax.coefficient import scalar
 
 
 class ShortcutLoss:
@@ -18,7 +19,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output.
+    distillation of the branches from the main output, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -45,31 +46,37 @@ class ShortcutLoss:
         Args:
             output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
                 branches'.
-            labels: integer classes, ``(batch,)``.
+            labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches, a number or a scalar array, traced or not.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput, or labels that are not integers.
-            ValueError: logits of another rank, labels or branches of another shape.
+            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
+            ValueError: logits of another rank, labels or branches of another shape, or a coefficient that is not a
+                finite scalar.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
-        labels = jnp.asarray(labels)
-        if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise TypeError(f"labels must be integers, got {labels.dtype.name}")
-        self.spec.check_logits(output.main.shape, labels.shape)
+        main, labels = output.main, jnp.asarray(labels)
+        soft = self.spec.check_logits(main.shape, labels.shape, labels_dtype=labels.dtype.name)
         for place, branch in enumerate(output.branches):
-            if branch.shape != output.main.shape:
+            if branch.shape != main.shape:
                 raise ValueError(
-                    f"branches must have the shape of the main logits, {output.main.shape}; branch {place} has "
-                    f"{branch.shape}"
+                    f"branches must have the shape of the main logits, {main.shape}; branch {place} has {branch.shape}"
                 )
-        targets = jnp.broadcast_to(labels, output.main.shape[:-1])
+
+        def cross_entropy(logits: jax.Array) -> jax.Array:
+            if soft:
+                target, log_softmax = labels.astype(logits.dtype), jax.nn.log_softmax
+                mean: jax.Array = soft_cross_entropy(logits, target, log_softmax=log_softmax, xp=jnp)
+                return mean
+            targets = jnp.broadcast_to(labels, logits.shape[:-1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+
         loss: jax.Array = compose_loss(
             self.spec,
             output,
-            jnp.asarray(coefficient, output.main.dtype),
-            cross_entropy=lambda logits: optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(),
+            scalar(coefficient, main.dtype),
+            cross_entropy=cross_entropy,
             log_softmax=jax.nn.log_softmax,
             detach=lax.stop_gradient,
             xp=jnp,

@@ -177,7 +177,7 @@ def test_losses_default_to_the_branches_kept_apart():
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (jnp.ones(4), TypeError, "labels must be integers"),
+        (jnp.ones(4), TypeError, r"labels of shape \(4,\) must be integer classes"),
         (jnp.ones(3, int), ValueError, r"labels must have shape \(4,\), got \(3,\)"),
     ],
 )
