@@ -10,7 +10,8 @@ import optax
 from jax import lax
 
 from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
-from sbp_core.specs.losses import Combine, LossSpec, as_loss
+from sbp_core.specs.losses import LossSpec, as_loss
+from sbp_core.specs.shortcut import Combine
 from sbp_jax.coefficient import scalar
 
 
@@ -64,11 +65,9 @@ class ShortcutLoss:
                     f"branches must have the shape of the main logits, {main.shape}; branch {place} has {branch.shape}"
                 )
 
-        def cross_entropy(logits: jax.Array) -> jax.Array:
+        def cross_entropy(logits: jax.Array) -> Any:
             if soft:
-                target, log_softmax = labels.astype(logits.dtype), jax.nn.log_softmax
-                mean: jax.Array = soft_cross_entropy(logits, target, log_softmax=log_softmax, xp=jnp)
-                return mean
+                return soft_cross_entropy(logits, labels.astype(logits.dtype), log_softmax=jax.nn.log_softmax, xp=jnp)
             targets = jnp.broadcast_to(labels, logits.shape[:-1])
             return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 

@@ -13,7 +13,7 @@ from flax import nnx
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.selection import Select, check_select, of_each, part, replaced
-from sbp_core.specs.shortcut import ShortcutSpec
+from sbp_core.specs.shortcut import Combine, ShortcutSpec
 from sbp_core.taps import Channels, Main, TapLayout, TimeAxis, resolve_time_axis
 from sbp_jax.branches import Branch, check_branch, make_branch
 from sbp_jax.coefficient import scalar
@@ -125,7 +125,7 @@ class Shortcut(nnx.Module, Generic[Net]):
         net: Net,
         taps: Sequence[str],
         num_classes: int = 10,
-        combine: Literal["logits", "losses"] = "logits",
+        combine: Combine = "logits",
         *,
         time_axis: TimeAxis | Literal["stated"] = "stated",
         channels: Channels | Mapping[str, Channels] = "last",
