@@ -1,23 +1,27 @@
-"""Work is spread over the threads that torch has, each part done once, whatever runs it."""
+"""Work is spread over the threads that torch has, each part done once, whatever runs it, and no thread runs Python."""
 
+import multiprocessing
+import os
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from sbp_core import LIFSpec
 from sbp_torch import lif
-from sbp_torch.kernels import fused, threads
+from sbp_torch.kernels import native, threads
 
-PARTS = 3
+numba = pytest.importorskip("numba", reason="numba is not installed")
+THREADS = 3
 
 
 @pytest.fixture
 def several_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(PARTS)
+    torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(before)
 
@@ -31,35 +35,65 @@ def runner(request, monkeypatch, several_threads):
     return request.param
 
 
-def test_the_parts_run_side_by_side_and_their_results_come_in_order(runner):
-    together = threading.Barrier(PARTS, timeout=60)
-
-    def part(index):
-        together.wait()
-        return index, threading.get_ident()
-
-    found = threads.run([lambda index=index: part(index) for index in range(PARTS)])
-    assert [index for index, _ in found] == list(range(PARTS))
-    assert len({thread for _, thread in found}) == PARTS
+@numba.njit(nogil=True)
+def mark(calls, decay, block, start, stop):
+    for i in range(start, stop):
+        calls[i] += decay
+    return float(stop - start)
 
 
-def test_an_error_in_a_part_is_raised_where_the_work_was_asked_for(runner):
-    calls = []
-
-    def fails():
-        calls.append(1)
-        raise ArithmeticError("of the second part")
-
-    with pytest.raises(ArithmeticError, match="of the second part"):
-        threads.run([lambda: 1, fails, lambda: 3])
-    assert len(calls) == 1
-    assert threads.run([lambda: 1, lambda: 2]) == [1, 2]
+def marked(neurons, size, most_threads=THREADS):
+    calls = np.zeros(neurons)
+    total = native.run(
+        mark, [calls], np.ones(1), [], neurons=neurons, block=4, size=size, most_threads=most_threads, sums=True
+    )
+    return calls, total
 
 
-def test_parts_that_a_smaller_team_leaves_are_done_all_the_same():
-    # one thread, that comes back before it took anything
-    assert threads._on_team(lambda work, *_: None, [lambda: 1, lambda: 2]) == [1, 2]
-    assert threads._on_team(lambda work, *_: work(None), [lambda: 1, lambda: 2]) == [1, 2]
+@pytest.mark.parametrize(("neurons", "size"), [(1, 8), (8, 8), (9, 8), (1000, 7), (5, 1), (0, 4)])
+def test_each_neuron_is_done_once_and_the_results_are_added(runner, neurons, size):
+    calls, total = marked(neurons, size)
+    assert calls.tolist() == [1.0] * neurons
+    assert total == neurons
+
+
+def test_a_part_that_fails_is_said(several_threads):
+    @numba.njit(nogil=True)
+    def fails(calls, decay, block, start, stop):
+        if start == 2:
+            raise ValueError("in a part")
+        return 0.0
+
+    with pytest.raises(RuntimeError, match=r"[1-9] of 4 parts of a neuron's loop failed"):
+        native.run(fails, [np.zeros(4)], np.ones(1), [], neurons=4, block=1, size=1, most_threads=1, sums=True)
+
+
+@numba.njit(nogil=True)
+def meet(here, decay, block, start, stop):
+    # ends when as many parts are at it at once as there are threads
+    here[start] = 1.0
+    while here.sum() < here.size:
+        pass
+    return 0.0
+
+
+def test_the_threads_work_side_by_side_while_another_holds_pythons_lock(runner):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one core: threads cannot meet quickly")
+    # a thread of Python's that never lets go of the lock for long: native work must not ask for it
+    stop = threading.Event()
+
+    def hold():
+        while not stop.is_set():
+            sum(range(1000))
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    try:
+        native.run(meet, [np.zeros(2)], np.ones(1), [], neurons=2, block=1, size=1, most_threads=2, sums=True)
+    finally:
+        stop.set()
+        holder.join()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
@@ -68,18 +102,40 @@ def test_the_threads_are_those_of_torchs_own_operations(several_threads):
         pytest.skip("this build of torch has no OpenMP that can be called")
     torch.randn(1 << 20).exp()  # starts them
     before = len(list(Path("/proc/self/task").iterdir()))
-    threads.run([lambda: None] * PARTS)
+    marked(1000, 1)
     assert len(list(Path("/proc/self/task").iterdir())) == before
 
 
-@pytest.mark.skipif(not fused.available(), reason="numba is not installed")
-def test_the_number_of_threads_changes_no_bit(runner):
-    def results():
-        x = torch.randn(4, 2, 1001, generator=torch.Generator().manual_seed(7), requires_grad=True)
-        output, _ = lif(x, LIFSpec(surrogate="arctan"), implementation="fused")
-        return output, torch.autograd.grad(output, x, torch.ones_like(output))[0]
+def results():
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(4, 2, 20011, generator=generator, requires_grad=True)
+    logit = torch.zeros((), requires_grad=True)
+    output, _ = lif(x, LIFSpec(surrogate="arctan"), decay=torch.sigmoid(logit), implementation="fused")
+    return output, *torch.autograd.grad(output, (x, logit), torch.randn(output.shape, generator=generator))
 
+
+def test_the_number_of_threads_changes_no_bit(runner):
     many = results()
     torch.set_num_threads(1)
     for one, same in zip(results(), many, strict=True):
         assert torch.equal(one, same)
+
+
+def in_a_fork(queue):
+    torch.set_num_threads(THREADS)
+    queue.put([part.detach().numpy() for part in results()])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_computes_the_same_and_does_not_hang(several_threads):
+    expected = results()
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=in_a_fork, args=(queue,), daemon=True)
+    child.start()
+    try:
+        found = queue.get(timeout=60)
+    finally:
+        child.kill()
+    for one, same in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, same.detach().numpy())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +16,13 @@ import torch
 from torch import Tensor
 
 from sbp_core.specs.neurons import LIFSpec
-from sbp_torch.kernels import threads
+from sbp_torch.kernels import native
 from sbp_torch.kernels.source import Keep, Variant, generate
 
 #: Computation's type by the name of the storage's; a bfloat16 is stored as 16 bits, the upper half of a float32.
 COMPUTED_IN = {"float32": np.float32, "float64": np.float64, "bfloat16": np.float32}
+#: Numbers that a thread takes at once: enough for what it costs to wake one.
+PART_ELEMENTS = 1 << 15
 Kernel = Callable[..., float | None]
 
 
@@ -47,9 +48,8 @@ def forward(
 ) -> None:
     """Write the output, the last state and the bits to keep; every tensor is flat (:class:`KernelSource`)."""
     kernel = compiled(spec, _name(x), variant)[0]
-    front = (_array(x), _array(output), _scalar(decay, x), block_size(len(output)))
-    back = ([] if bits is None else [bits], initial, final)
-    _in_threads(kernel, x.shape[1], front, [_array(tensor) for tensors in back for tensor in tensors])
+    back = [*([] if bits is None else [bits]), *initial, *final]
+    _run(kernel, output.shape, [x, output], decay, back, sums=False)
 
 
 def backward(
@@ -65,10 +65,8 @@ def backward(
 ) -> Tensor | None:
     """Write the gradients of the input and the initial state, and return the decay's, None where none is passed."""
     kernel = compiled(spec, _name(given), variant)[1]
-    front = (_array(kept), _array(given), _array(grad_x), _scalar(decay, given), block_size(len(given)))
-    back = [_array(tensor) for tensors in (initial, final, grad_initial) for tensor in tensors]
-    parts = _in_threads(kernel, given.shape[1], front, back)
-    return None if decay is None else torch.tensor(sum(parts), dtype=torch.float64)
+    found = _run(kernel, given.shape, [kept, given, grad_x], decay, [*initial, *final, *grad_initial], sums=True)
+    return None if decay is None else torch.tensor(found, dtype=torch.float64)
 
 
 def _name(x: Tensor) -> str:
@@ -78,11 +76,6 @@ def _name(x: Tensor) -> str:
 def _array(x: Tensor) -> np.ndarray[Any, Any]:
     # NumPy has no bfloat16
     return x.view(torch.int16).numpy().view(np.uint16) if x.dtype == torch.bfloat16 else x.numpy()
-
-
-def _scalar(decay: Tensor | None, x: Tensor) -> Any:
-    real = COMPUTED_IN[_name(x)]
-    return real(0.0) if decay is None else real(decay.item())
 
 
 def block_size(steps: int) -> int:
@@ -196,8 +189,21 @@ def _hyperbolic_tangent(compiler: Callable[..., Any], real: Any, exp: Any) -> An
     return compiler(tanh)
 
 
-def _in_threads(kernel: Kernel, neurons: int, front: tuple[Any, ...], back: list[Any]) -> list[Any]:
-    """Run ``kernel(*front, start, stop, *back)`` on equal parts of the neurons, as many as torch has threads."""
-    count = max(1, min(torch.get_num_threads(), neurons))
-    bounds = [neurons * index // count for index in range(count + 1)]
-    return threads.run([functools.partial(kernel, *front, *part, *back) for part in itertools.pairwise(bounds)])
+def _run(
+    kernel: Kernel, shape: torch.Size, front: list[Tensor], decay: Tensor | None, back: list[Tensor], *, sums: bool
+) -> float:
+    """Run a kernel over ``(time, neurons)`` and return the sum of what its parts give."""
+    steps, neurons = shape
+    block = block_size(steps)
+    real = COMPUTED_IN[_name(front[1])]
+    return native.run(
+        kernel,
+        [_array(tensor) for tensor in front],
+        np.array([0.0 if decay is None else decay.item()], real),
+        [_array(tensor) for tensor in back],
+        neurons=neurons,
+        block=block,
+        size=block * max(1, PART_ELEMENTS // (steps * block)),
+        most_threads=torch.get_num_threads(),
+        sums=sums,
+    )

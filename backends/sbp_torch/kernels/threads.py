@@ -1,67 +1,45 @@
-"""Runs the parts of a piece of work side by side, on the threads that torch's own operations use.
+"""Runs native work side by side, on the threads that torch's own operations use.
 
 OpenMP's threads go on spinning for milliseconds after an operation, so threads of one's own would have to share the
-cores with them. Where torch has no OpenMP that can be called, a pool of threads takes its place.
+cores with them. Where torch has no OpenMP that can be called, a pool of threads takes its place. No thread runs Python
+on the way: on busy cores it would wait for Python's lock while others spin.
 """
 
 from __future__ import annotations
 
-import collections
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 
-_Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_forked = False
 
 
-def run(parts: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Call every part, one on each thread, and return what they give, in order.
+def run(task: int, data: int, count: int) -> None:
+    """Call the native function at address ``task`` with the address ``data`` on up to ``count`` threads at once.
 
-    The parts must let go of Python's lock for the most of their time.
-
-    Raises:
-        BaseException: what a part raised; of several, the first part's.
+    It takes its share of the work itself, and comes back when none is left: fewer threads may call it. In a process
+    that was forked it runs on one thread, as OpenMP's do not survive a fork.
     """
-    if len(parts) == 1:
-        return [parts[0]()]
+    if count == 1 or _forked:
+        _TASK(task)(data)
+        return
     team = _openmp()
-    if team is None:
-        futures = [_pool(len(parts) - 1).submit(part) for part in parts[1:]]
-        return [parts[0](), *(future.result() for future in futures)]
-    return _on_team(team, parts)
-
-
-def _on_team(team: Callable[..., None], parts: Sequence[Callable[[], Any]]) -> list[Any]:
-    # each thread takes parts until none is left: OpenMP may give fewer threads than it is asked for
-    left = collections.deque(range(len(parts)))
-    results: dict[int, Any] = {}
-    errors: dict[int, BaseException] = {}
-
-    def work(_: Any) -> None:
-        while left:
-            try:
-                index = left.popleft()
-            except IndexError:  # another thread was quicker
-                return
-            try:
-                results[index] = parts[index]()
-            except BaseException as error:  # must not pass through OpenMP
-                errors[index] = error
-
-    team(_Task(work), None, len(parts), 0)
-    if errors:
-        raise errors[min(errors)]
-    # a Ctrl-C between two lines of `work` would leave a part out
-    return [results[index] if index in results else parts[index]() for index in range(len(parts))]
+    if team is not None:
+        team(task, data, count, 0)
+        return
+    others = [_pool(count - 1).submit(_TASK(task), data) for _ in range(count - 1)]
+    _TASK(task)(data)
+    for other in others:
+        other.result()
 
 
 @functools.cache
-def _openmp() -> Callable[..., None] | None:
+def _openmp() -> Callable[[int, int, int, int], None] | None:
     """Return the entry point of the OpenMP library that torch loaded, None where there is none."""
     if "ATen parallel backend: OpenMP" not in torch.__config__.parallel_info():
         return None
@@ -70,7 +48,7 @@ def _openmp() -> Callable[..., None] | None:
         entry = ctypes.CDLL(None).GOMP_parallel
     except (OSError, TypeError, AttributeError):
         return None
-    entry.argtypes = (_Task, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    entry.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
     entry.restype = None
     return entry
 
@@ -80,6 +58,10 @@ def _pool(size: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(size, thread_name_prefix="sbp-fused")
 
 
+def _in_child() -> None:
+    global _forked
+    _forked = True
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows
-    # threads do not survive a fork: a child starts its own
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_in_child)
