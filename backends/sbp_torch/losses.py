@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
-from sbp_core.specs.losses import Combine, LossSpec, as_loss
+from sbp_core.specs.losses import LossSpec, as_loss
+from sbp_core.specs.shortcut import Combine
 
 
 class ShortcutLoss(nn.Module):

@@ -116,14 +116,14 @@ def _intrinsics() -> dict[str, Any]:
     extending: Any = importlib.import_module("numba.extending")
     types: Any = importlib.import_module("numba").types
 
-    @extending.intrinsic
+    @extending.intrinsic  # type: ignore[untyped-decorator]
     def pointer(context: Any, address: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
         return types.voidptr(types.int64), generate
 
-    @extending.intrinsic
+    @extending.intrinsic  # type: ignore[untyped-decorator]
     def count(context: Any, data: Any, slot: Any) -> Any:
         """Add 1 to a slot, at once for all threads, and return what it was."""
 
