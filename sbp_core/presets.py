@@ -49,14 +49,14 @@ def spikingjelly_lif(
     Its learnt ``w`` is the negative of ours: ``1 / tau = sigmoid(w)`` there, ``decay = sigmoid(w)`` here.
 
     Raises:
-        ValueError: ``tau`` is less than 1.
+        ValueError: ``tau`` is not greater than 1, which the peer asks for too.
 
     Example:
         >>> spikingjelly_lif(tau=4.0).decay
         0.75
     """
-    if validation.finite("tau", tau) < 1.0:
-        raise ValueError(f"tau must be at least 1, got {tau!r}")
+    if validation.finite("tau", tau) <= 1.0:
+        raise ValueError(f"tau must be greater than 1, got {tau!r}")
     level = 0.0 if v_reset is None else v_reset
     return LIFSpec(
         decay=1.0 - 1.0 / tau,
@@ -103,7 +103,8 @@ def snntorch_leaky(
     """Return snnTorch's ``Leaky``; ``beta`` is clamped to [0, 1], as there.
 
     Raises:
-        ValueError: an unknown mechanism, or "subtract" without delay, which subtracts in a way this family has not.
+        ValueError: an unknown mechanism; or, without delay, "subtract", or "zero" with a threshold below 0: there the
+            peer lowers or raises the reset by that of the step before, in a way that this family has not.
 
     Example:
         >>> snntorch_leaky(beta=0.9).reset_timing
@@ -112,6 +113,11 @@ def snntorch_leaky(
     validation.choice("reset_mechanism", reset_mechanism, ("subtract", "zero", "none"))
     if reset_mechanism == "subtract" and not reset_delay:
         raise ValueError("reset_delay must be True for reset_mechanism='subtract': without it the peer resets twice")
+    if reset_mechanism == "zero" and not reset_delay and validation.finite("threshold", threshold) < 0.0:
+        raise ValueError(
+            f"threshold must be at least 0 for reset_mechanism='zero' without delay, got {threshold!r}: a potential of "
+            "0 is above it, and the peer then takes back the reset of the step before"
+        )
     return LIFSpec(
         decay=min(max(validation.finite("beta", beta), 0.0), 1.0),
         threshold=threshold,
@@ -130,7 +136,13 @@ def snntorch_synaptic(
     reset_mechanism: str = "subtract",
     surrogate: Surrogate | None = None,
 ) -> LIFSpec:
-    """Return snnTorch's ``Synaptic``: ``Leaky`` behind a synapse that decays by ``alpha``."""
+    """Return snnTorch's ``Synaptic``: ``Leaky`` behind a synapse that decays by ``alpha``; both are clamped to [0, 1].
+
+    Raises:
+        ValueError: an unknown mechanism, or "zero": there the peer zeroes the new potential, its input with it, where
+            its ``Leaky`` zeroes the old one.
+    """
+    validation.choice("reset_mechanism", reset_mechanism, ("subtract", "none"))
     leaky = snntorch_leaky(beta=beta, threshold=threshold, reset_mechanism=reset_mechanism, surrogate=surrogate)
     return leaky.replace(synaptic_decay=min(max(validation.finite("alpha", alpha), 0.0), 1.0))
 
@@ -144,8 +156,12 @@ def norse_lif_box(
     v_reset: float = 0.0,
     surrogate: Surrogate | None = None,
 ) -> LIFSpec:
-    """Return Norse's ``LIFBoxCell``: ``dt * tau_mem_inv`` is what the potential moves towards the input each step."""
-    factor = dt * tau_mem_inv
+    """Return Norse's ``LIFBoxCell``: ``dt * tau_mem_inv`` is what the potential moves towards the input each step.
+
+    Raises:
+        ValueError: ``dt * tau_mem_inv`` outside [0, 1]: the potential would overshoot the input.
+    """
+    factor = validation.within("dt * tau_mem_inv", dt * tau_mem_inv, 0.0, 1.0)
     return LIFSpec(
         decay=1.0 - factor,
         input_gain=factor,
@@ -160,14 +176,18 @@ def norse_lif(*, tau_syn_inv: float = 200.0, dt: float = 0.001, **fields: float)
     """Return Norse's ``LIFCell``: ``LIFBoxCell`` behind a synapse that decays by ``1 - dt * tau_syn_inv``.
 
     Norse stores the current after its decay; ours is stored before, so its initial current is ours times the decay.
+
+    Raises:
+        ValueError: ``dt * tau_mem_inv`` or ``dt * tau_syn_inv`` outside [0, 1].
     """
-    return norse_lif_box(dt=dt, **fields).replace(synaptic_decay=1.0 - dt * tau_syn_inv)  # type: ignore[arg-type]
+    factor = validation.within("dt * tau_syn_inv", dt * tau_syn_inv, 0.0, 1.0)
+    return norse_lif_box(dt=dt, **fields).replace(synaptic_decay=1.0 - factor)  # type: ignore[arg-type]
 
 
 def spyx_lif(*, beta: float, threshold: float = 1.0, surrogate: Surrogate | None = None) -> LIFSpec:
-    """Return spyx's ``LIF``: soft reset at the next step, and the output comes one step later."""
+    """Return spyx's ``LIF``: soft reset at the next step, the output one step later, ``beta`` clamped to [0, 1]."""
     return LIFSpec(
-        decay=beta,
+        decay=min(max(validation.finite("beta", beta), 0.0), 1.0),
         threshold=threshold,
         reset="soft",
         reset_timing="next",
@@ -281,6 +301,6 @@ def spyx_tanh(k: float = 1.0) -> Tanh:
     return Tanh(height=1.0, width=1 / k)
 
 
-def braincog_rectangle(alpha: float = 1.0) -> Rectangle:
-    """Return BrainCog's gate: 1 where ``|x| < 1 / a``."""
+def braincog_rectangle(alpha: float = 2.0) -> Rectangle:
+    """Return BrainCog's ``GateGrad``: 1 where ``|x| < 1 / a``."""
     return Rectangle(height=1.0, width=2 / alpha)
