@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
+from sbp_core import validation
 from sbp_core.specs.neurons import LIFSpec, LIFState
 
 FLOATING = ("float64", "float32", "bfloat16", "float16")
@@ -112,6 +114,28 @@ def check_floating(name: str, dtype: str) -> None:
     """
     if dtype.rpartition(".")[2] not in FLOATING:
         raise TypeError(f"{name} must hold floating-point numbers ({', '.join(FLOATING)}), got {dtype}; cast it first")
+
+
+def check_neuron(spec: object, decay: object = None) -> None:
+    """Raise unless ``spec`` is a neuron, and ``decay`` lies in [0, 1] where it is given as a number.
+
+    Raises:
+        TypeError: ``spec`` is something else, the name of a surrogate say.
+        ValueError: a decay outside [0, 1], or not finite.
+
+    Example:
+        >>> check_neuron(LIFSpec(), 1.7)
+        Traceback (most recent call last):
+        ...
+        ValueError: decay must lie in [0, 1], got 1.7
+    """
+    if not isinstance(spec, LIFSpec):
+        raise TypeError(
+            f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}; a surrogate goes into one, "
+            "LIFSpec(surrogate=...)"
+        )
+    if isinstance(decay, Real):
+        validation.within("decay", float(decay), 0.0, 1.0)
 
 
 def check_state(spec: LIFSpec, state: LIFState, shape: Sequence[int | None], dtype: str) -> None:

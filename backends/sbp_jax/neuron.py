@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from sbp_core import dynamics, validation
-from sbp_core.inputs import check_input, check_state
+from sbp_core.inputs import check_input, check_neuron, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_jax.spike import spike
 
@@ -62,8 +62,7 @@ def lif(
         ([0.0, 1.0, 0.0], [0.75])
     """
     spec = LIFSpec() if spec is None else spec
-    if not isinstance(spec, LIFSpec):
-        raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
+    check_neuron(spec, decay)
     x = jnp.asarray(x)
     check_input(x.shape, x.dtype.name, time_axis=time_axis)
     x = jnp.moveaxis(x, time_axis, 0)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from sbp_core import dynamics
-from sbp_core.inputs import check_input, check_state
+from sbp_core.inputs import check_input, check_neuron, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.validation import choice
 from sbp_tf.spikes import spike
@@ -81,6 +81,7 @@ def lif(
         >>> spikes.numpy().ravel().tolist(), state.potential.numpy().tolist()
         ([0.0, 1.0, 0.0], [0.75])
     """
+    check_neuron(spec, decay)
     x = tf.convert_to_tensor(x)
     if x.shape.rank is None:
         raise ValueError("x must have a known rank, (time, batch, ...); set it with tf.ensure_shape")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sbp_core import dynamics, validation
-from sbp_core.inputs import check_input, check_state
+from sbp_core.inputs import check_input, check_neuron, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.trace.expression import NotTraceableError
 from sbp_core.trace.step import step_graph
@@ -71,8 +71,6 @@ def lif(
     """
     if spec is None:
         spec = _PAPER
-    elif not isinstance(spec, LIFSpec):
-        raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
     check_input(x.shape, str(x.dtype), time_axis=time_axis)
     leading = x if time_axis == 0 else x.movedim(1, 0)
     output, final = run(spec, leading, state, decay, implementation, wants_state=True)
@@ -92,13 +90,12 @@ def run(
     wants_state: bool,
 ) -> tuple[Tensor, LIFState | None]:
     """Run a neuron as :func:`lif` does; the last state may be None if it is not wanted, which saves writing it."""
+    check_neuron(spec, decay)
     check_input(x.shape, str(x.dtype))
     if state is not None:
         check_state(spec, state, x.shape[1:], str(x.dtype))
     if isinstance(decay, Tensor):
         decay = decay.to(_computed_in(x))
-    elif decay is not None:
-        decay = validation.within("decay", decay, 0.0, 1.0)
     engine, keep = (None, "input") if portable.is_recorded(x) else _choose(implementation, spec, x, decay)
     if engine is not None and torch.compiler.is_compiling():
         return operator.run(spec, x, state, decay, wants_state=wants_state)

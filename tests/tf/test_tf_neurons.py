@@ -248,6 +248,8 @@ STEP = tf.zeros((2, 3))
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), state=STEP), TypeError, "state must be a LIFState or None"),
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), state=LIFState(STEP, STEP)), ValueError, "state.current must be None"),
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), decay=tf.ones(4)), ValueError, "decay must broadcast to one step"),
+        (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), decay=1.7), ValueError, r"decay must lie in \[0, 1\], got 1.7"),
+        (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), "triangle"), TypeError, "spec must be a LIFSpec, got 'triangle'"),
         (lambda: sbp_tf.lif(tf.ones((4, 2, 3)), time_axis=2), ValueError, "time_axis must be 0"),
         (lambda: sbp_tf.lif(tf.ones(3), time_axis=1), ValueError, r"\(batch, time, ...\), at least two axes"),
         (lambda: sbp_tf.LIF(decay=1.5), ValueError, r"decay must lie in \[0, 1\]"),
