@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from sbp_core.composition import ShortcutOutput, compose_loss
-from sbp_core.specs.losses import Combine, LossSpec, as_loss
+from sbp_core.specs.losses import LossSpec, as_loss
+from sbp_core.specs.shortcut import Combine
 from sbp_tf import namespace
 
 

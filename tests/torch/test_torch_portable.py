@@ -265,3 +265,16 @@ def test_a_backward_without_any_cotangent_gives_nothing():
 
     Nothing.apply(output, state.potential).requires_grad_().backward()
     assert x.grad is None or not x.grad.any()
+
+
+@pytest.mark.parametrize("surrogate", ["raised_cosine_of_a_test", "equal_of_a_test"])
+@sizes
+def test_a_users_surrogate_is_itself_when_compiled(shape, surrogate):
+    torch.compiler.reset()
+    neuron = LIF(surrogate=surrogate)
+    gradients = []
+    for run in (neuron, torch.compile(neuron, fullgraph=True)):
+        x = drawn(shape, requires_grad=True)
+        (run(x) * drawn(shape)).sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
