@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sbp_core.inputs import check_neuron
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_jax.neuron import lif
 
@@ -39,9 +40,8 @@ class LIF(nnx.Module):
     def __init__(self, spec: LIFSpec | None = None, *, param_dtype: Any = jnp.float32, **fields: Any) -> None:
         if spec is not None and fields:
             raise ValueError(f"give either a spec or fields, got spec={spec!r} and {', '.join(sorted(fields))}")
-        if spec is not None and not isinstance(spec, LIFSpec):
-            raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
-        self.spec: LIFSpec = spec if spec is not None else type(self)._default(**fields)
+        self.spec: LIFSpec = type(self)._default(**fields) if spec is None else spec
+        check_neuron(self.spec)
         if self.spec.learn_decay:
             start = math.log(self.spec.decay / (1.0 - self.spec.decay))
             self.decay_logit = nnx.Param(jnp.asarray(start, param_dtype))

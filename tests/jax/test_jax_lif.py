@@ -161,7 +161,7 @@ X = jnp.ones((4, 2, 3))
         ((jnp.ones(3),), {}, ValueError, r"\(time, batch, ...\)"),
         ((jnp.ones((0, 2)),), {}, ValueError, "at least one time step"),
         ((jnp.ones((3, 2), int),), {}, TypeError, "floating-point"),
-        ((X, "lif"), {}, TypeError, "spec must be a LIFSpec"),
+        ((X, "triangle"), {}, TypeError, r"spec must be a LIFSpec, got 'triangle'.*a surrogate goes into one"),
         ((X,), {"decay": 1.7}, ValueError, r"decay must lie in \[0, 1\], got 1.7"),
         ((X, None, LIFState(jnp.ones((5, 3)))), {}, ValueError, "batch size changes"),
         ((X, None, LIFState(jnp.ones((2, 3), jnp.float16))), {}, TypeError, "dtype of x"),
