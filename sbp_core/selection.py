@@ -113,15 +113,16 @@ def of_each(name: str, given: Any, taps: Sequence[str], default: Any) -> dict[st
     return {tap: given.get(tap, default) for tap in taps}
 
 
-def _fields(value: Any) -> tuple[str, ...]:
+def fields(value: Any) -> tuple[str, ...]:
+    """Return the names of a dataclass's or a named tuple's fields; none of anything else."""
     if dataclasses.is_dataclass(value):
         return tuple(field.name for field in dataclasses.fields(value))
     return tuple(getattr(value, "_fields", ()))
 
 
 def _is_field(value: Any, select: int | str) -> bool:
-    return not isinstance(value, Mapping) and select in _fields(value)
+    return not isinstance(value, Mapping) and select in fields(value)
 
 
 def _parts(value: Any) -> str:
-    return ", ".join(_fields(value) or map(str, range(len(value))))
+    return ", ".join(fields(value) or map(str, range(len(value))))

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sbp_core import validation
-from sbp_torch.readout import pool
 
 #: A branch by name, or a function of (channels, num_classes) that makes one.
 Branch = str | Callable[[int, int], nn.Module]
+
+BRANCHES = ("linear", "convolutional")
+
+
+class Size(NamedTuple):
+    """Channels of a tapped output, and its axes of space."""
+
+    channels: int
+    space: int
+
+
+def pool(x: Tensor) -> Tensor:
+    """Average ``(items, channels, *space)`` over space, however many axes that has: global average pooling."""
+    return x.mean(tuple(range(2, x.ndim))) if x.ndim > 2 else x
 
 
 class LinearBranch(nn.Linear):
@@ -44,6 +58,9 @@ class LazyLinearBranch(nn.LazyLinear):
 class ConvolutionalBranch(nn.Sequential):
     """A small convolutional head: 3-wide convolution, batch norm, ReLU, global average pooling, linear layer.
 
+    One convention for all frameworks: stride 1, padding 1, no bias; batch norm over time, batch and space, epsilon 1e-5
+    and momentum 0.1. The parts are ``conv``, ``bn``, ``relu`` and ``linear``.
+
     Args:
         channels: of the tapped block.
         num_classes: of the logits.
@@ -67,14 +84,22 @@ class ConvolutionalBranch(nn.Sequential):
         convolution: type[nn.Module] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
         norm: type[nn.Module] = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[dimensions - 1]
         super().__init__(
-            convolution(channels, width, 3, padding=1, bias=False),
-            norm(width),
-            nn.ReLU(),
-            LinearBranch(width, num_classes),
+            OrderedDict(
+                conv=convolution(channels, width, 3, padding=1, bias=False),
+                bn=norm(width),
+                relu=nn.ReLU(),
+                linear=LinearBranch(width, num_classes),
+            )
         )
+        self.register_load_state_dict_pre_hook(_named_parts)  # type: ignore[no-untyped-call]
 
 
-BRANCHES: dict[str, Callable[[int, int], nn.Module]] = {"linear": LinearBranch, "convolutional": ConvolutionalBranch}
+def _named_parts(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    # the parts had numbers once
+    for number, name in (("0", "conv"), ("1", "bn"), ("3", "linear")):
+        before = f"{prefix}{number}."
+        for key in [key for key in state if key.startswith(before)]:
+            state[f"{prefix}{name}.{key.removeprefix(before)}"] = state.pop(key)
 
 
 def check_branch(tap: str, branch: Any) -> None:
@@ -93,27 +118,38 @@ def check_branch(tap: str, branch: Any) -> None:
         )
 
 
-def make_branch(tap: str, branch: Branch, channels: int | None, num_classes: int, like: Tensor) -> nn.Module:
+def make_branch(tap: str, branch: Branch, size: Size | None, num_classes: int, like: Tensor) -> nn.Module:
     """Return the branch of a tap, in the dtype and on the device of ``like``.
 
     Args:
         tap: for messages.
         branch: which.
-        channels: of the block, or None if they are not known yet; then only the linear branch can be made.
+        size: of the block's output, or None if it is not known yet; then only the linear branch can be made.
         num_classes: of the logits.
         like: a parameter of the network.
 
     Raises:
-        ValueError: the channels are not known, and the branch needs them.
+        ValueError: the size is not known, and the branch needs it; a convolution of something without space.
         TypeError: the function returned something other than a module.
     """
-    if channels is None:
+    if size is None:
         if branch != "linear":
             raise ValueError(
                 f"branch of tap {tap!r} needs the number of channels: pass sample, an input of the network"
             )
         return LazyLinearBranch(num_classes, device=like.device, dtype=like.dtype)
-    made: Any = (BRANCHES[branch] if isinstance(branch, str) else branch)(channels, num_classes)
+    made: Any
+    if branch == "convolutional":
+        if size.space not in (1, 2, 3):
+            raise ValueError(
+                f"branch of tap {tap!r} cannot be 'convolutional': the tap has {size.space} axes of space, and 1, 2 or "
+                "3 are wanted; take 'linear'"
+            )
+        made = ConvolutionalBranch(size.channels, num_classes, dimensions=size.space)
+    elif isinstance(branch, str):
+        made = LinearBranch(size.channels, num_classes)
+    else:
+        made = branch(size.channels, num_classes)
     if not isinstance(made, nn.Module):
         raise TypeError(f"branch of tap {tap!r} must return a torch.nn.Module, it returned a {type(made).__name__}")
     return made.to(device=like.device, dtype=like.dtype)

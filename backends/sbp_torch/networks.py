@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from sbp_core import validation
-from sbp_core.inputs import check_floating
+from sbp_core.inputs import check_floating, frames_time_axis
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
+from sbp_core.taps import TimeAxis
+from sbp_torch.branches import pool
 from sbp_torch.neurons import LIF
-from sbp_torch.readout import TimeAxis, pool, read_out
 
 
 class ResNet(nn.Module):
@@ -29,7 +30,8 @@ class ResNet(nn.Module):
 
     Raises:
         TypeError: not a spec, or ``per_step`` not a bool; in a call: integer images.
-        ValueError: in a call: images of another rank, with other channels than the spec's, or with no time step.
+        ValueError: in a call: images of another rank, with other channels than the spec's, with no time step, or whose
+            time is not where it should be.
 
     Example:
         >>> import torch
@@ -51,31 +53,30 @@ class ResNet(nn.Module):
             self.add_module(name, nn.Sequential(*(_Block(spec, block) for block in blocks)))
         self.head = nn.Linear(spec.widths[-1], spec.num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, time_axis: Literal[0, 1] | None = None) -> Tensor:
         """Return the logits, ``(batch, num_classes)``, or ``(time, batch, num_classes)`` if they are ``per_step``.
 
         Args:
-            images: ``(batch, channels, height, width)``, each encoded once and repeated ``spec.time_steps`` times; or
-                frames, ``(time, batch, channels, height, width)``, each encoded.
+            images: still images, ``(batch, channels, height, width)``, each encoded once and repeated
+                ``spec.time_steps`` times; or event frames, ``(time, batch, channels, height, width)``, each encoded.
+            time_axis: where time is in event frames, 0 or 1; needed where they are batch first, as a DataLoader
+                collates them, have another number of steps than the spec, or as many samples as steps.
         """
-        self._check(images)
-        x = self.stem(images)
+        x = self.stem(self._checked(images, time_axis))
         for name in self.spec.stage_names:
             x = self.get_submodule(name)(x)
-        return read_out(lambda items: self.head(pool(items)), x, self.time_axis, per_step=self.per_step)
+        logits: Tensor = self.head(pool(x.flatten(0, 1))).view(x.shape[0], x.shape[1], -1)
+        return logits if self.per_step else logits.mean(0)
 
-    def _check(self, images: Tensor) -> None:
+    def _checked(self, images: Tensor, time_axis: Literal[0, 1] | None) -> Tensor:
         shape = tuple(images.shape)
-        if images.ndim not in (4, 5):
-            raise ValueError(
-                "images must have shape (batch, channels, height, width) or (time, batch, channels, height, width), "
-                f"got {shape}"
-            )
-        if images.ndim == 5 and shape[0] == 0:
+        place = frames_time_axis(shape, time_steps=self.spec.time_steps, time_axis=time_axis)
+        if place is not None and shape[place] == 0:
             raise ValueError(f"images must have at least one time step, got shape {shape}")
         if shape[-3] != self.spec.in_channels:
             raise ValueError(f"images must have {self.spec.in_channels} channels, got {shape[-3]} in shape {shape}")
         check_floating("images", str(images.dtype))
+        return images if place is None else images.movedim(place, 0)
 
 
 def resnet18(num_classes: int = 10, time_steps: int = 4, per_step: bool = False, **fields: Any) -> ResNet:

@@ -10,20 +10,14 @@ from torch import Tensor, nn
 
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
-from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_torch.branches import Branch, check_branch, checked, make_branch
-from sbp_torch.compiled import call, run_copy
-from sbp_torch.readout import (
-    Channels,
-    TimeAxis,
-    channel_axis,
-    check_main,
-    check_tap,
-    gather,
-    read_out,
-    stated_time_axis,
-)
-from sbp_torch.taps import Recorder, Select, check_select, named_blocks, of_each, part, replaced
+from sbp_core.selection import Select, check_select, fields, of_each, part, replaced
+from sbp_core.specs.shortcut import Combine, ShortcutSpec
+from sbp_core.taps import Channels, TapLayout, TimeAxis, resolve_time_axis
+from sbp_torch import private
+from sbp_torch.branches import Branch, Size, check_branch, checked, make_branch
+from sbp_torch.neurons import LIF
+from sbp_torch.sample import run_copy
+from sbp_torch.taps import Reading, Recorder, call, gather, named_blocks, of_replica, read, release
 
 
 class Shortcut(nn.Module):
@@ -34,8 +28,9 @@ class Shortcut(nn.Module):
     branch whose coefficient is 0 is multiplied by 0, not skipped, so that its parameters always have a gradient.
 
     The network is not edited: ``main`` is the very object, with forward hooks on the tapped blocks that :meth:`strip`
-    takes off. Wrap first, then compile or distribute the wrapper: ``torch.compile(Shortcut(net, ...))``. A network that
-    ``torch.compile`` returned may be wrapped too; in training it is then compiled once more, with the hooks.
+    takes off. A tap is a path: what is put there later, an adapter round a layer, is what is read then. Wrap first,
+    then compile or distribute the wrapper: ``torch.compile(Shortcut(net, ...))``. A network that ``torch.compile``
+    returned may be wrapped too; in training it is then compiled once more, with the hooks.
 
     Where an argument holds for each tap, give one value for all of them, or a mapping from tap to value.
 
@@ -47,21 +42,24 @@ class Shortcut(nn.Module):
         combine: "logits" adds the branches' logits to the main ones, "losses" returns them apart.
         time_axis: where time is in the tapped tensors: 0, ``(time, batch, channels, *space)``; 1, ``(batch, time,
             channels, *space)``; None for no time; "calls" if a tapped module is called once for each step, with
-            ``(batch, channels, *space)``: every call in a forward pass is one step, and they are stacked in order.
-            "stated" takes ``net.time_axis`` or ``net.spec.time_axis`` if the network has one, else 0.
+            ``(batch, channels, *space)``: every call in a forward pass is one step, and they are stacked in order;
+            "merged", ``(time * batch, channels, *space)``, with ``time_steps``. "stated" takes ``net.time_axis`` or
+            ``net.spec.time_axis``, or 0 where neurons of this package are in the network; a network that says nothing
+            needs the argument.
         sample: an input of ``net`` (a tuple for several, a mapping for keywords) to learn the tapped channels from. It
-            is run once, in evaluation and without gradient, through a copy that shares the parameters. Without it they
-            come from ``net.spec.tap_channels`` if the network has that, else from the first training batch, as in
-            ``nn.LazyLinear``; then run one batch before compiling or distributing.
+            is run once, in training (but batch norms by their statistics) and without gradient, through a copy that
+            shares the parameters. Without it they come from ``net.spec.tap_channels`` if the network has that, else
+            from the first training batch, as in ``nn.LazyLinear``; then run one batch before compiling or distributing.
         branch: of each tap: "linear", the paper's; "convolutional", a :class:`ConvolutionalBranch`; or a function of
             (channels, num_classes) that returns a module from ``(items, channels, *space)`` to ``(items,
             num_classes)``, time and batch merged into the items.
-        channels: of each tap: "first", before the axes of space, or "last", after them, as in ``(batch, tokens,
-            channels)``.
+        channels: of each tap: "first", before the axes of space; "last", after them, as in ``(batch, tokens,
+            channels)``; or an axis.
         select: of each tap: which part of the module's output is meant, an index, a key, or a function that gives the
             tensor; None if the output is a tensor.
         output: which part of the network's output is the logits, an index or a key; training returns the output with
             that part replaced.
+        time_steps: how many steps are merged.
 
     Attributes:
         main: the network.
@@ -70,11 +68,13 @@ class Shortcut(nn.Module):
         spec: taps and composition.
 
     Raises:
-        ValueError: a tap that does not exist (the message lists those that do), one named twice, a bad argument, a
-            network already distributed; in a call: a tapped tensor or logits of a shape that does not fit.
+        ValueError: a tap that does not exist (the message lists those that do), one named twice, no time axis, a bad
+            argument, a network already distributed or in another Shortcut; in a call: a tapped tensor or logits of a
+            shape that does not fit.
         TypeError: ``net`` is not a module; in a call: a tap or the network gives something other than a tensor.
-        RuntimeError: in a call: a tap did not run, ran twice or without gradient; training after :meth:`strip`, or
-            with the network sharded but not the wrapper.
+        RuntimeError: in a call: a tap did not run, ran twice or without gradient, or its path leads nowhere any more;
+            training after :meth:`strip`, or with the network distributed but not the wrapper; a network that gives a
+            loss of its own, which the branches have no part in.
 
     Example:
         >>> from sbp_torch.networks import resnet18
@@ -92,7 +92,7 @@ class Shortcut(nn.Module):
         net: nn.Module,
         taps: Sequence[str],
         num_classes: int,
-        combine: Literal["logits", "losses"] = "logits",
+        combine: Combine = "logits",
         time_axis: TimeAxis | Literal["stated"] = "stated",
         sample: Any = None,
         *,
@@ -100,27 +100,29 @@ class Shortcut(nn.Module):
         channels: Channels | Mapping[str, Channels] = "first",
         select: Select | Mapping[str, Select] = None,
         output: int | str | None = None,
+        time_steps: int | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
-        if isinstance(net, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            raise ValueError(
-                f"net must not be a {type(net).__name__}: the branches' gradients would not be shared; wrap the "
-                f"network first and distribute the wrapper, {type(net).__name__}(Shortcut(net, ...))"
-            )
+        if _distributed(net):
+            raise ValueError(f"net must not be {_distribute_the_wrapper(net)}")
+        release(net)
         # a str is a sequence too: the spec refuses it
         self.spec = ShortcutSpec(taps=taps if isinstance(taps, str) else tuple(taps), combine=combine)  # type: ignore[arg-type]
         self.spec.check_taps(named_blocks(net))
         self.num_classes = validation.count("num_classes", num_classes)
-        self.time_axis: TimeAxis = stated_time_axis(net, time_axis)
-        self._channels: dict[str, Channels] = of_each("channels", channels, self.spec.taps, "first")
+        self.time_axis: TimeAxis = resolve_time_axis(time_axis, _stated(net), type(net).__name__)
+        places: dict[str, Channels] = of_each("channels", channels, self.spec.taps, "first")
+        self._layouts = {
+            tap: TapLayout(time_axis=self.time_axis, channels=places[tap], time_steps=time_steps)
+            for tap in self.spec.taps
+        }
         self._select: dict[str, Select] = of_each("select", select, self.spec.taps, None)
         self._output = output
         kinds: dict[str, Branch] = of_each("branch", branch, self.spec.taps, "linear")
         for tap in self.spec.taps:
-            validation.choice("channels", self._channels[tap], ("first", "last"))
-            check_select("select", self._select[tap], or_function=True)
+            check_select("select", self._select[tap])
             check_branch(tap, kinds[tap])
         check_select("output", output, or_function=False)
         sizes = self._sizes(net, sample)
@@ -131,6 +133,11 @@ class Shortcut(nn.Module):
         )
         self.register_buffer("coefficient", torch.ones((), device=like.device))
         self._recorder = Recorder(net, self.spec.taps)
+        self._recorder.belongs_to(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._recorder.belongs_to(self)
 
     def forward(self, *inputs: Any, **keywords: Any) -> Any:
         """Run the network on its own arguments; in training, the branches too."""
@@ -138,16 +145,19 @@ class Shortcut(nn.Module):
             return self.main(*inputs, **keywords)
         if not self._recorder.installed:
             raise RuntimeError("this Shortcut was stripped and cannot train any more; wrap the network in a new one")
+        if _distributed(self.main):
+            raise RuntimeError(f"main must not be {_distribute_the_wrapper(self.main)}")
         if hasattr(self.main, "set_requires_gradient_sync") and not hasattr(self, "set_requires_gradient_sync"):
             raise RuntimeError(
                 "the network was sharded by fully_shard, but not its branches, whose gradients would not be shared; "
                 "call fully_shard on the Shortcut too"
             )
         result, main, tapped = self._run(inputs, keywords)
+        _check_no_loss(result, self._output, keywords)
         branches = []
-        for tap, x in zip(self.spec.taps, tapped, strict=True):
-            head = checked(tap, self.branches[branch_key(tap)], self.num_classes)
-            branches.append(read_out(head, x, self.time_axis, self._channels[tap], per_step=main.ndim == 3))
+        for tap, reading in zip(self.spec.taps, tapped, strict=True):
+            branch = checked(tap, self.branches[branch_key(tap)], self.num_classes)
+            branches.append(reading.as_main(branch(reading.items)))
         if self.spec.combine == "losses":
             return replaced(result, self._output, ShortcutOutput(main, tuple(branches)))
         # a copy: the buffer may move before this step's backward pass
@@ -164,44 +174,84 @@ class Shortcut(nn.Module):
 
     def strip(self) -> nn.Module:
         """Take every hook off the network and return it, the very object that went in."""
-        self._recorder.remove()
+        self._recorder.remove(self.main)
         return self.main
 
     def extra_repr(self) -> str:
         """Return taps, composition and time axis, for printing."""
         return f"taps={list(self.spec.taps)}, combine={self.spec.combine!r}, time_axis={self.time_axis!r}"
 
-    def _run(self, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, Tensor, list[Tensor]]:
-        self._recorder.start()
+    def _run(self, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, Tensor, list[Reading]]:
+        if private.is_replica(self):
+            recorder = of_replica(self.main, self.spec.taps)
+        else:
+            recorder = self._recorder
+            recorder.follow(self.main)
+        recorder.start()
         try:
             result = call(self.main, inputs, keywords)
-            recorded = self._recorder.outputs(self.main)
+            recorded = recorder.outputs(self.main)
         finally:
-            self._recorder.stop()
+            recorder.stop()
         main, tapped = self._checked(result, recorded)
         return result, main, tapped
 
-    def _checked(self, result: Any, recorded: Sequence[Sequence[Any]]) -> tuple[Tensor, list[Tensor]]:
-        main = part("net", result, self._output, "output")
-        check_main(main, self.num_classes, self.time_axis)
+    def _checked(self, result: Any, recorded: Sequence[Sequence[Any]]) -> tuple[Tensor, list[Reading]]:
+        main: Tensor = part("net", result, self._output, "output", Tensor, noun="tensor")
         tapped = []
         for tap, outputs in zip(self.spec.taps, recorded, strict=True):
-            parts = [part(f"tap {tap!r}", output, self._select[tap], "select") for output in outputs]
-            x = gather(tap, parts, self.time_axis)
-            check_tap(tap, x, main, self.time_axis, self._channels[tap])
-            tapped.append(x)
+            x = gather(tap, outputs, self._select[tap], self.time_axis)
+            tapped.append(read(tap, x, self._layouts[tap], main, self.num_classes))
         return main, tapped
 
-    def _sizes(self, net: nn.Module, sample: Any) -> Mapping[str, int]:
+    def _sizes(self, net: nn.Module, sample: Any) -> Mapping[str, Size]:
         if sample is None:
-            stated: Mapping[str, int] = getattr(getattr(net, "spec", None), "tap_channels", {})
-            return stated
+            stated: Mapping[str, int] = getattr(getattr(net, "spec", None), "tap_channels", None) or {}
+            return {tap: Size(channels, 2) for tap, channels in stated.items()}
         _, tapped = self._checked(*run_copy(net, self.spec.taps, sample))
-        where = {tap: channel_axis(self.time_axis, self._channels[tap]) for tap in self.spec.taps}
-        return {tap: x.shape[where[tap]] for tap, x in zip(self.spec.taps, tapped, strict=True)}
+        shapes = {tap: reading.items.shape for tap, reading in zip(self.spec.taps, tapped, strict=True)}
+        return {tap: Size(shape[1], len(shape) - 2) for tap, shape in shapes.items()}
 
 
 def branch_key(tap: str) -> str:
     """Return the name of a tap's branch among the modules: without dots, and not one that ModuleDict uses itself."""
     key = tap.replace(".", "/")
     return f"{key}/" if hasattr(nn.ModuleDict, key) else key
+
+
+def _stated(net: nn.Module) -> list[object]:
+    """Return where the network says that time is: itself, its spec, or the neurons in it."""
+    owner: Any
+    for owner in (net, getattr(net, "spec", None)):
+        if hasattr(owner, "time_axis"):
+            return [owner.time_axis]
+    return [0] if any(isinstance(module, LIF) for module in net.modules()) else []
+
+
+def _distributed(net: nn.Module) -> bool:
+    return isinstance(net, nn.parallel.DistributedDataParallel | nn.DataParallel)
+
+
+def _distribute_the_wrapper(net: nn.Module) -> str:
+    name = type(net).__name__
+    return (
+        f"a {name}: the branches' gradients would not be shared; wrap the network first and distribute the wrapper, "
+        f"{name}(Shortcut(net, ...))"
+    )
+
+
+def _check_no_loss(result: Any, output: int | str | None, keywords: Mapping[str, Any]) -> None:
+    """Raise if the network computed a loss beside its logits: trained by that, the branches would never move."""
+    if output is None:
+        return
+    if isinstance(result, Mapping):
+        loss = result.get("loss")
+    elif "loss" in fields(result):
+        loss = result.loss
+    else:
+        loss = result[0] if "labels" in keywords and isinstance(result, tuple | list) else None
+    if isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad:
+        raise RuntimeError(
+            "the network gave a loss of its own, computed from its logits alone: the branches would have no part in "
+            "it. Leave the labels out of the call, and compute the loss from the logits that the Shortcut gives"
+        )

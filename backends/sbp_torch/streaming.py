@@ -11,7 +11,9 @@ from sbp_core.specs.neurons import LIFState
 from sbp_torch.neurons import LIF
 
 
-def stream(net: nn.Module, x: Any, states: Mapping[str, LIFState] | None = None) -> tuple[Any, dict[str, LIFState]]:
+def stream(
+    net: nn.Module, x: Any, states: Mapping[str, LIFState] | None = None, **keywords: Any
+) -> tuple[Any, dict[str, LIFState]]:
     """Run ``net`` on a chunk of a sequence, its neurons going on from ``states``.
 
     The network remembers nothing: the states are the caller's, to keep, save, or detach between chunks. In evaluation,
@@ -21,6 +23,8 @@ def stream(net: nn.Module, x: Any, states: Mapping[str, LIFState] | None = None)
         net: a network whose neurons are sbp's modules, each run once, over the leading axis.
         x: its input, a chunk.
         states: what the chunk before returned; None to start afresh.
+        **keywords: of the network, as ``time_axis=0`` of a :class:`ResNet` whose chunks are shorter than
+            ``spec.time_steps``.
 
     Returns:
         The network's output for this chunk, and the states by the neurons' paths.
@@ -52,7 +56,7 @@ def stream(net: nn.Module, x: Any, states: Mapping[str, LIFState] | None = None)
             ends = _Ends(name, None if states is None else states[name], last)
             handles.append(neuron.register_forward_pre_hook(ends.enter, with_kwargs=True))
             handles.append(neuron.register_forward_hook(ends.leave, prepend=True))  # a tap sees the spikes alone
-        output = net(x)
+        output = net(x, **keywords)
     finally:
         for handle in handles:
             handle.remove()

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
-from torch.utils.hooks import RemovableHandle
 
-#: Which part of what a module gives: an index, a key, or a function of all of it; None for all of it.
-Select = int | str | Callable[[Any], Tensor] | None
+from sbp_core.selection import Select, part
+from sbp_core.taps import Main, TapLayout, TimeAxis, same_shape, several_calls
+from sbp_torch import private
+
+
+class Reading(NamedTuple):
+    """A tapped output, ready for its branch.
+
+    Attributes:
+        items: ``(items, channels, *space)``, time and batch merged into the items.
+        leading: their sizes, as they lay; the batch alone where there is no time.
+        time: which of them is time.
+        form: of the main logits.
+    """
+
+    items: Tensor
+    leading: tuple[int, ...]
+    time: int | None
+    form: Main
+
+    def as_main(self, logits: Tensor) -> Tensor:
+        """Return a branch's logits of the items in the form of the main ones."""
+        if self.time is None:
+            return logits
+        each = logits.view(*self.leading, logits.shape[-1])
+        if self.form.form == "mean":
+            return each.mean(self.time)
+        return each if self.form.form == "steps" else logits
 
 
 class Recorder:
     """Hooks on named modules that record between :meth:`start` and :meth:`stop` and do nothing otherwise.
 
     The hooks go in at construction, so that a model compiled later has them in its graph, and stay until
-    :meth:`remove`. They are objects, not closures: a copied or unpickled network records for the copied recorder. What
-    a checkpoint recomputes in the backward pass is not recorded, as that comes after :meth:`stop`.
+    :meth:`remove`. A module that is put in a named one's place later, or round it, is what is recorded then:
+    :meth:`follow`. The hooks are objects, not closures: a copied or unpickled network records for the copied recorder.
+    What a checkpoint recomputes in the backward pass is not recorded, as that comes after :meth:`stop`.
 
     Attributes:
         recording: whether it records now.
-        installed: whether the hooks are on the network; a flag, because a compiled forward cannot look at the handles.
+        installed: whether the hooks are on the network.
+
+    Raises:
+        RuntimeError: no module of that name.
     """
 
     def __init__(self, net: nn.Module, names: Sequence[str]) -> None:
@@ -32,9 +60,34 @@ class Recorder:
         self.installed = True
         self._differentiates = False
         self._outputs: dict[str, list[Any]] = {}
+        self._hooked: dict[str, nn.Module] = {}
+        self._owner: weakref.ref[object] | None = None
         self._names = tuple(names)
-        blocks = named_blocks(net)
-        self._handles: list[RemovableHandle] = [blocks[name].register_forward_hook(_Hook(self, name)) for name in names]
+        for name in self._names:
+            self._hook(net, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_owner": None}
+
+    @property
+    def owned(self) -> bool:
+        """Whether the one who captures is still there."""
+        return self._owner is not None and self._owner() is not None
+
+    def belongs_to(self, owner: object) -> None:
+        """Say who captures; it is not kept alive."""
+        self._owner = weakref.ref(owner)
+
+    def follow(self, net: nn.Module) -> None:
+        """See that the hooks are on what is at the named paths now, and see its output last.
+
+        Raises:
+            RuntimeError: a path leads to no module any more.
+        """
+        for name in self._names:
+            replaced = find(net, name) is not self._hooked[name]
+            if replaced or not (torch.compiler.is_compiling() or self._sees_all(name)):
+                self._move(net, name)
 
     def start(self) -> None:
         """Begin to record."""
@@ -52,7 +105,10 @@ class Recorder:
         """
         missing = [name for name in self._names if name not in self._outputs]
         if missing:
-            raise RuntimeError(self._why_missing(missing[0], net))
+            message = f"tap {missing[0]!r} did not run in this forward pass; tap a module that the network always calls"
+            if any(private.is_compiled(module) for module in net.modules()):
+                message += ". If a part was compiled and run before it was wrapped, call torch.compiler.reset() once"
+            raise RuntimeError(message)
         return [self._outputs[name] for name in self._names]
 
     def stop(self) -> None:
@@ -73,25 +129,38 @@ class Recorder:
             )
         self._outputs.setdefault(name, []).append(output)
 
-    def remove(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles:
-            handle.remove()
+    def remove(self, net: nn.Module) -> None:
+        """Take the hooks off, wherever in the network they are by now."""
+        for module in (*net.modules(), *self._hooked.values()):
+            self._unhook(module)
         self.installed = False
 
-    def _why_missing(self, name: str, net: nn.Module) -> str:
-        blocks = named_blocks(net)
-        block = blocks.get(name)
-        hooks = () if block is None else block._forward_hooks.values()
-        if not any(isinstance(hook, _Hook) and hook.recorder is self for hook in hooks):
-            return (
-                f"tap {name!r} is no longer the module that was wrapped: something replaced it, as conversion to "
-                "SyncBatchNorm replaces batch norms; convert the network first and wrap it then"
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _move(self, net: nn.Module, name: str) -> None:
+        self._unhook(self._hooked[name], name)
+        self._hook(net, name)
+
+    def _hook(self, net: nn.Module, name: str) -> None:
+        module = find(net, name)
+        if module is None:
+            raise RuntimeError(
+                f"tap {name!r} leads to no module any more: the network was changed after it was wrapped; put what is "
+                "new into a module in the same place, or wrap the network again"
             )
-        message = f"tap {name!r} did not run in this forward pass; tap a module that the network always calls"
-        if any(isinstance(m, OptimizedModule) or m._compiled_call_impl is not None for m in net.modules()):
-            message += ". If a part was compiled and run before it was wrapped, call torch.compiler.reset() once"
-        return message
+        # conversions, as torch.ao's, carry hooks over to the module that they put in
+        self._unhook(module, name)
+        module.register_forward_hook(_Hook(self, name))
+        self._hooked[name] = module
+
+    def _unhook(self, module: nn.Module, name: str | None = None) -> None:
+        private.remove_forward_hooks(
+            module, lambda hook: isinstance(hook, _Hook) and hook.recorder is self and name in (None, hook.name)
+        )
+
+    def _sees_all(self, name: str) -> bool:
+        # a hook may change the output, so ours come after any other
+        hooks = [isinstance(hook, _Hook) for hook in private.forward_hooks(self._hooked[name])]
+        return all(hooks[hooks.index(True) :]) if True in hooks else False
 
 
 class _Hook:
@@ -104,6 +173,48 @@ class _Hook:
             self.recorder.record(self.name, output)
 
 
+def release(net: nn.Module) -> None:
+    """Take off the hooks that were left on a network by those who are gone.
+
+    Raises:
+        ValueError: somebody captures it still.
+    """
+    for module in net.modules():
+        for hook in private.forward_hooks(module):
+            if isinstance(hook, _Hook) and hook.recorder.owned:
+                raise ValueError(
+                    "net is wrapped in a Shortcut already, whose hooks are on it; take that off first, net = "
+                    "other.strip(), or give all taps to one Shortcut"
+                )
+        private.remove_forward_hooks(module, lambda hook: isinstance(hook, _Hook))
+
+
+def of_replica(net: nn.Module, names: Sequence[str]) -> Recorder:
+    """Return a recorder for a replica that DataParallel made, whose modules share their hooks with the original's."""
+    for name in names:
+        module = find(net, name)
+        if module is not None:
+            private.own_forward_hooks(module)
+            private.remove_forward_hooks(module, lambda hook: isinstance(hook, _Hook))
+    return Recorder(net, names)
+
+
+def find(net: nn.Module, name: str) -> nn.Module | None:
+    """Return the module at a path, as if nothing were compiled; None if there is none.
+
+    Example:
+        >>> find(nn.Sequential(nn.Linear(2, 2)), "0")
+        Linear(in_features=2, out_features=2, bias=True)
+    """
+    module: Any = private.original(net)
+    for attribute in name.split("."):
+        module = getattr(module, attribute, None)
+        if not isinstance(module, nn.Module):
+            return None
+    found: nn.Module = module
+    return found
+
+
 def named_blocks(net: nn.Module) -> dict[str, nn.Module]:
     """Return the modules below ``net`` by path, the paths as if nothing were compiled.
 
@@ -113,99 +224,65 @@ def named_blocks(net: nn.Module) -> dict[str, nn.Module]:
     """
     blocks: dict[str, nn.Module] = {}
     for path, module in net.named_modules():
-        name = ".".join(part for part in path.split(".") if part != "_orig_mod")
+        name = ".".join(part for part in path.split(".") if part != private.ORIGINAL)
         if name:
             blocks.setdefault(name, module)
     return blocks
 
 
-def part(owner: str, value: Any, select: Select, option: str) -> Tensor:
-    """Return the tensor that ``select`` takes from what a module gave.
+def call(net: nn.Module, inputs: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
+    """Return what ``net`` gives, its hooks called even if it was compiled before they were put on.
+
+    torch.compile does not look for new hooks on what it has compiled; so the network is compiled behind another frame,
+    with the options it was compiled with. Inside a larger compilation it is traced afresh anyway.
+    """
+    if not torch.compiler.is_compiling() and private.original(net) is not net:
+        return private.compiled_like(net, _Fresh(private.original(net)).run)(*inputs, **keywords)
+    return net(*inputs, **keywords)
+
+
+class _Fresh:
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def run(self, *inputs: Any, **keywords: Any) -> Any:
+        return self.net(*inputs, **keywords)
+
+
+def gather(tap: str, outputs: Sequence[Any], select: Select, time_axis: TimeAxis) -> Tensor:
+    """Return a tap's tensor from the outputs of its calls: the only one, or all stacked along a leading axis of time.
+
+    Raises:
+        RuntimeError: several calls, where they are not the steps.
+        TypeError: a part that is no tensor.
+        ValueError: no such part, or calls that gave different shapes.
+    """
+    parts: list[Tensor] = [part(f"tap {tap!r}", output, select, "select", Tensor, noun="tensor") for output in outputs]
+    if time_axis == "calls":
+        same_shape(tap, [x.shape for x in parts])
+        return torch.stack(parts)
+    if len(parts) > 1:
+        raise RuntimeError(several_calls(tap, len(parts), time_axis))
+    return parts[0]
+
+
+def read(tap: str, x: Tensor, layout: TapLayout, main: Tensor, num_classes: int) -> Reading:
+    """Return a tapped output, checked, as its branch takes it.
 
     Args:
-        owner: whose output it is, for messages.
-        value: what the module gave.
-        select: which part of it.
-        option: the name of the argument that says so, for messages.
+        tap: its name, for messages.
+        x: the output; of calls, stacked.
+        layout: how it lies.
+        main: the main logits.
+        num_classes: classes that they must have.
 
     Raises:
-        TypeError: the part is not a tensor, or a tensor is to be indexed.
-        ValueError: there is no such part.
-
-    Example:
-        >>> part("tap 'lif'", (torch.ones(2), None), 0, "select").tolist()
-        [1.0, 1.0]
+        ValueError: the logits are none, or the output does not lie so or does not fit them.
     """
-    chosen = value
-    if isinstance(select, int | str):
-        if not isinstance(value, Sequence | Mapping):
-            raise TypeError(
-                f"{option}={select!r} takes a part of a tuple, list or mapping, but {owner} gave a "
-                f"{type(value).__name__}; pass {option}=None where it gives a tensor"
-            )
-        try:
-            chosen = value[select]  # type: ignore[index]
-        except (IndexError, KeyError, TypeError):
-            has = f"the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else f"{len(value)} parts"
-            raise ValueError(
-                f"{option}={select!r} does not exist: {owner} gave a {type(value).__name__} of {has}"
-            ) from None
-    elif select is not None:
-        chosen = select(value)
-    if not isinstance(chosen, Tensor):
-        source = "gave" if select is None else f"with {option}={select!r} gave"
-        raise TypeError(
-            f"{owner} must give a tensor, it {source} a {type(chosen).__name__}; say with {option} which part is meant"
-        )
-    return chosen
-
-
-def replaced(value: Any, select: int | str | None, tensor: Any) -> Any:
-    """Return ``value`` with ``tensor`` in place of the selected part; ``value`` itself is left as it is.
-
-    Example:
-        >>> replaced((1, 2), 0, 3)
-        (3, 2)
-    """
-    if select is None:
-        return tensor
-    if isinstance(value, Mapping):
-        changed: Any = copy.copy(value)
-        changed[select] = tensor
-        return changed
-    items = list(value)
-    items[select] = tensor  # type: ignore[index]
-    if isinstance(value, list):
-        return items
-    return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-
-
-def of_each(name: str, given: Any, taps: Sequence[str], default: Any) -> dict[str, Any]:
-    """Return tap to value, from one value for all taps or from a mapping; taps left out have the default.
-
-    Raises:
-        ValueError: the mapping names something else than taps.
-
-    Example:
-        >>> of_each("channels", {"a": "last"}, ["a", "b"], "first")
-        {'a': 'last', 'b': 'first'}
-    """
-    if not isinstance(given, Mapping):
-        return dict.fromkeys(taps, given)
-    unknown = [key for key in given if key not in taps]
-    if unknown:
-        raise ValueError(f"{name} must be given for taps, {', '.join(map(repr, taps))}; got {unknown[0]!r}")
-    return {tap: given.get(tap, default) for tap in taps}
-
-
-def check_select(name: str, select: Any, or_function: bool) -> None:
-    """Raise unless ``select`` says which part of an output is meant.
-
-    Raises:
-        TypeError: it is of another type.
-    """
-    if select is None or (isinstance(select, int | str) and not isinstance(select, bool)):
-        return
-    if not (or_function and callable(select)):
-        kinds = "an index, a key, a function or None" if or_function else "an index, a key or None"
-        raise TypeError(f"{name} must be {kinds}, got {select!r} of type {type(select).__name__}")
+    form = layout.check_main(main.shape, num_classes, items=x.shape[0] if x.ndim else None)
+    axes = layout.check_tap(tap, x.shape, form)
+    leading = (0,) if axes.time is None else (0, 1)
+    x = x.reshape(cast(tuple[int, ...], layout.split(x.shape))).permute(*leading, axes.channels, *axes.space)
+    if axes.time is None:
+        return Reading(x, (x.shape[0],), None, form)
+    return Reading(x.flatten(0, 1), (x.shape[0], x.shape[1]), axes.time, form)

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sbp_core import weights as shared
+from sbp_core.weights import Array
 from sbp_torch.shortcut import Shortcut, branch_key
 
 
-def export_weights(model: nn.Module) -> dict[str, NDArray[Any]]:
+def export_weights(model: nn.Module) -> dict[str, Array]:
     """Return a network's parameters and running statistics by name.
 
     Args:
         model: a network, whose names are those of ``ResNetSpec.parameter_shapes`` or of its own ``state_dict``; or a
             :class:`Shortcut`, with ``main.<name>``, ``branches.<tap>.weight`` of shape (classes, channels) and
-            ``branches.<tap>.bias``, or the names that another branch has.
+            ``branches.<tap>.bias``, or ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and
+            ``.linear.weight``, or the names that a branch of your own has.
 
     Returns:
-        Name to a copy as an array; bfloat16, which NumPy lacks, comes as float32.
+        Name to a copy as an array; bfloat16, which NumPy lacks, comes as float32. Counters and other integers, which
+        are bookkeeping of this framework, are left out. :func:`sbp_core.weights.save` writes it to a file.
 
     Raises:
         ValueError: a branch has no size yet, because no batch has been run.
@@ -50,28 +52,19 @@ def import_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: names missing or unknown, or an array of another shape.
-        TypeError: an array that does not hold real numbers.
+        TypeError: an array that does not hold floating-point numbers.
     """
     slots = dict(_slots(model))
-    missing, unknown = sorted(set(slots) - set(weights)), sorted(set(weights) - set(slots))
-    if missing or unknown:
-        raise ValueError(f"weights must have exactly the model's names; missing: {missing}, unknown: {unknown}")
-    arrays = {name: np.asarray(weights[name]) for name in slots}
-    for name, tensor in slots.items():
-        if not np.can_cast(arrays[name].dtype, np.float64):
-            raise TypeError(f"weights[{name!r}] must hold real numbers, got {arrays[name].dtype}")
-        if arrays[name].shape != tuple(tensor.shape):
-            raise ValueError(f"weights[{name!r}] must have shape {tuple(tensor.shape)}, got {arrays[name].shape}")
+    arrays = shared.checked({name: tuple(tensor.shape) for name, tensor in slots.items()}, weights)
     with torch.no_grad():
         for name, tensor in slots.items():
-            tensor.copy_(torch.tensor(arrays[name].astype(np.float64)))
+            tensor.copy_(torch.tensor(arrays[name].astype("float64")))
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     if not isinstance(model, Shortcut):
-        # a counter of batches is bookkeeping of this framework alone
         state = model.state_dict(keep_vars=True)
-        yield from ((name, tensor) for name, tensor in state.items() if not name.endswith("num_batches_tracked"))
+        yield from ((name, tensor) for name, tensor in state.items() if tensor.is_floating_point())
         return
     for name, tensor in _slots(model.main):
         yield f"main.{name}", tensor

@@ -9,7 +9,7 @@ from typing import ClassVar, get_args
 from sbp_core import validation
 from sbp_core.inputs import FLOATING
 from sbp_core.specs.base import Spec
-from sbp_core.specs.shortcut import Combine
+from sbp_core.specs.shortcut import Combine as Combine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,5 +59,5 @@ def test_the_benchmark_compares_every_contender_with_the_plain_network_round_by_
 def test_the_page_on_your_own_network_runs_as_written(tmp_path):
     code = "".join(re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "torch.md").read_text(), re.M | re.S))
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert code.count("sbp_torch.Shortcut(") == 3
+    assert code.count("sbp_torch.Shortcut(") == 4
     assert result.returncode == 0, result.stderr[-3000:]

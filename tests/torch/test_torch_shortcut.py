@@ -136,11 +136,30 @@ def test_strip_returns_the_very_object_with_nothing_left_on_it():
     assert torch.equal(model.eval()(IMAGES), net(IMAGES))
 
 
-def test_stripping_one_shortcut_leaves_another_on_the_same_network():
+def test_a_network_is_in_one_shortcut_at_a_time():
     net = sbp_torch.ResNet(SPEC)
-    first, second = (sbp_torch.Shortcut(net, ["layer1"], 5) for _ in range(2))
-    first.strip()
+    first = sbp_torch.Shortcut(net, ["layer1"], 5)
+    for again in (net, nn.Sequential(net), first):
+        tap = next(name for name, _ in again.named_modules() if name.endswith("layer1"))
+        with pytest.raises(ValueError, match=r"net is wrapped in a Shortcut already.*net = other.strip\(\)"):
+            sbp_torch.Shortcut(again, [tap], 5)
+    assert hooks(net) == 1
+    twin = copy.deepcopy(first)
+    with pytest.raises(ValueError, match="already"):
+        sbp_torch.Shortcut(twin.main, ["layer1"], 5)
+    second = sbp_torch.Shortcut(first.strip(), ["stem"], 5)
     assert second(IMAGES).shape == (3, 5)
+    assert hooks(net) == 1
+
+
+def test_a_shortcut_that_is_gone_without_having_been_stripped_leaves_the_network_free():
+    net = sbp_torch.ResNet(SPEC)
+    sbp_torch.Shortcut(net, ["layer1"], 5)
+    other = copy.deepcopy(sbp_torch.Shortcut(net, ["stem"], 5).main)
+    for each in (net, other):
+        model = sbp_torch.Shortcut(each, ["layer1"], 5)
+        assert model(IMAGES).shape == (3, 5)
+        assert hooks(model.strip()) == 0
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "pickle"])
@@ -263,7 +282,7 @@ def test_a_sample_run_changes_neither_statistics_nor_modes():
     net = Layout()
     net.block.eval()
     before = copy.deepcopy(net.state_dict())
-    model = sbp_torch.Shortcut(net, ["block"], 5, sample=torch.rand(4, 3, 6))
+    model = sbp_torch.Shortcut(net, ["block"], 5, time_axis=0, sample=torch.rand(4, 3, 6))
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert net.training
     assert net.norm.training
@@ -324,15 +343,15 @@ class Pair(nn.Module):
         ("twice", RuntimeError, "'twice' ran twice"),
         ("never", RuntimeError, "'never' did not run"),
         ("pair", TypeError, "'pair' must give a tensor, it gave a tuple"),
-        ("fold", ValueError, r"'fold' gave shape \(12, 6\).*pass time_axis=1 .* or time_axis=None"),
+        ("fold", ValueError, r"'fold' gave shape \(12, 6\).*pass time_axis='merged', time_steps=4 "),
     ],
 )
 def test_a_block_that_cannot_be_tapped_says_why(tap, error, message):
     net = Odd()
     with pytest.raises(error, match=message):
-        sbp_torch.Shortcut(net, [tap], 5)(torch.rand(4, 3, 6))
+        sbp_torch.Shortcut(net, [tap], 5, time_axis=0)(torch.rand(4, 3, 6))
     with pytest.raises(error, match=message):
-        sbp_torch.Shortcut(net, [tap], 5, sample=torch.rand(4, 3, 6))
+        sbp_torch.Shortcut(Odd(), [tap], 5, time_axis=0, sample=torch.rand(4, 3, 6))
 
 
 @pytest.mark.parametrize("time_axis", [0, 1])
@@ -352,8 +371,8 @@ def test_the_wrong_time_axis_is_an_error_that_names_the_right_one(time_axis):
         ({"taps": ["layer1", "layer1"]}, ValueError, "must not repeat"),
         ({"combine": "both"}, ValueError, "combine must be one of"),
         ({"num_classes": 0}, ValueError, "num_classes must be at least 1"),
-        ({"time_axis": 2}, ValueError, "time_axis must be 0, 1 or None"),
-        ({"time_axis": True}, ValueError, "time_axis must be 0, 1 or None"),
+        ({"time_axis": 2}, ValueError, "time_axis must be 0, 1, None, 'calls' or 'merged'; got 2"),
+        ({"time_axis": True}, ValueError, "time_axis must be 0, 1, None, .* got True"),
     ],
 )
 def test_bad_arguments_say_what_is_allowed_and_leave_no_hook(arguments, error, message):

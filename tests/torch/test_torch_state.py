@@ -105,11 +105,11 @@ def test_a_network_streamed_over_chunks_with_its_states_is_the_network_on_all_of
         if isinstance(module, nn.BatchNorm2d):
             nn.init.constant_(module.bias, 0.5)
     frames = torch.rand(4, 3, 2, 8, 8)
-    first, states = sbp_torch.stream(net, frames[:split])
-    second, states = sbp_torch.stream(net, frames[split:], states)
-    expected = net(frames)
+    first, states = sbp_torch.stream(net, frames[:split], time_axis=0)
+    second, states = sbp_torch.stream(net, frames[split:], states, time_axis=0)
+    expected = net(frames, time_axis=0)
     torch.testing.assert_close(torch.cat((first, second)), expected, rtol=1e-5, atol=1e-6)
-    assert (net(frames[split:]) - second).abs().max() > 1e-3  # a fresh start is something else
+    assert (net(frames[split:], time_axis=0) - second).abs().max() > 1e-3  # a fresh start is something else
     assert set(states) == {name for name, module in net.named_modules() if isinstance(module, sbp_torch.LIF)}
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in net.modules())
 
@@ -119,7 +119,7 @@ def test_streaming_through_a_shortcut_and_back_propagating_within_a_chunk():
     frames = torch.rand(4, 3, 2, 8, 8)
     states = None
     for chunk in (frames[:2], frames[2:]):
-        logits, states = sbp_torch.stream(model, chunk, states)
+        logits, states = sbp_torch.stream(model, chunk, states, time_axis=0)
         states = {name: detached(state) for name, state in states.items()}
         cross_entropy(logits, LABELS).backward()
     assert model.main.stem.conv.weight.grad.abs().max() > 0
@@ -132,9 +132,9 @@ def detached(state):
 def test_what_cannot_be_streamed_says_why():
     net = sbp_torch.ResNet(SPEC)
     frames = torch.rand(2, 3, 2, 8, 8)
-    _, states = sbp_torch.stream(net, frames)
+    _, states = sbp_torch.stream(net, frames, time_axis=0)
     with pytest.raises(ValueError, match=r"state.*\(3, 3, 8, 8\)|state.*\(5, 3, 8, 8\)"):
-        sbp_torch.stream(net, torch.rand(2, 5, 2, 8, 8), states)
+        sbp_torch.stream(net, torch.rand(2, 5, 2, 8, 8), states, time_axis=0)
     with pytest.raises(ValueError, match="states must be those of the network's neurons"):
         sbp_torch.stream(net, frames, {"stem.neuron": states["stem.neuron"]})
     with pytest.raises(ValueError, match="net must hold sbp_torch neurons, got a Linear without one"):
@@ -161,7 +161,7 @@ def test_state_is_not_in_the_weights_unless_asked():
     model(IMAGES)
     assert set(model.state_dict()) == names
     assert not [name for name in names if "potential" in name or "state" in name]
-    _, states = sbp_torch.stream(model.main, torch.rand(2, 3, 2, 8, 8))
+    _, states = sbp_torch.stream(model.main, torch.rand(2, 3, 2, 8, 8), time_axis=0)
     file = io.BytesIO()
     torch.save({"weights": model.state_dict(), "states": {name: tuple(s) for name, s in states.items()}}, file)
     file.seek(0)

@@ -25,6 +25,10 @@ def _seeded():
     torch.compiler.reset()
 
 
+def hooks(net):
+    return sum(len(module._forward_hooks) for module in net.modules())
+
+
 class Scale(nn.Module):
     """Gives the input times a parameter, in the form that ``wrap`` puts it in."""
 
@@ -38,6 +42,8 @@ class Scale(nn.Module):
 
 class Chain(nn.Module):
     """Calls its block once, or at each step of the leading axis, and gives the mean over all but batch and classes."""
+
+    time_axis = 0
 
     def __init__(self, block, unwrap=lambda x: x, loop=False, wrap=lambda x: x, per_step=False):
         super().__init__()
@@ -200,26 +206,41 @@ def test_channels_may_come_last_as_in_tokens(time_axis, shape, features):
 
 @pytest.mark.parametrize("owner", ["net", "spec"])
 def test_the_time_axis_is_taken_from_what_the_network_states(owner):
-    net = Chain(Scale(), loop=True)
+    net = nn.Sequential(Scale())
     if owner == "net":
         net.time_axis = "calls"
     else:
-        net.spec = type("Spec", (), {"time_axis": "calls", "tap_channels": {"block": 4}})()
-    assert sbp_torch.Shortcut(net, ["block"], 5).time_axis == "calls"
-    assert sbp_torch.Shortcut(net, ["block"], 5, time_axis=0).time_axis == 0
+        net.spec = type("Spec", (), {"time_axis": "calls", "tap_channels": {"0": 4}})()
+    assert sbp_torch.Shortcut(net, ["0"], 5).time_axis == "calls"
+    assert sbp_torch.Shortcut(net, ["0"], 5, time_axis=0).time_axis == 0
     net.time_axis = 3
-    with pytest.raises(ValueError, match="time_axis of Chain must be 0, 1 or None, or 'calls'; got 3"):
-        sbp_torch.Shortcut(net, ["block"], 5)
+    with pytest.raises(ValueError, match="time_axis of Sequential must be 0, 1, None, 'calls' or 'merged'; got 3"):
+        sbp_torch.Shortcut(net, ["0"], 5)
+
+
+def test_where_nothing_says_where_time_is_it_is_asked_for_and_our_neurons_say_it():
+    plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU())
+    with pytest.raises(ValueError, match=r"time_axis must be given: nothing in Sequential says.*time_axis=None for"):
+        sbp_torch.Shortcut(plain, ["0"], 5, sample=torch.rand(3, 4))
+    assert hooks(plain) == 0
+    spiking = nn.Sequential(nn.Linear(4, 5), sbp_torch.LIF())
+    assert sbp_torch.Shortcut(spiking, ["0"], 5).time_axis == 0
+    model = sbp_torch.Shortcut(plain, ["0"], 5, time_axis=None, sample=torch.rand(4, 4))  # as many samples as channels
+    assert model.branches["0"].in_features == 5
+    assert model(torch.rand(4, 4)).shape == (4, 5)
 
 
 def test_a_convolutional_branch_is_a_convolution_norm_relu_pool_and_linear_layer():
     model = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=X)
     branch = model.branches["block"]
-    y = nn.functional.conv2d((2 * X).flatten(0, 1), branch[0].weight, padding=1)
+    y = nn.functional.conv2d((2 * X).flatten(0, 1), branch.conv.weight, padding=1)
     y = (y - y.mean((0, 2, 3), keepdim=True)) / (y.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt()
-    expected = (y.clamp(min=0).mean((2, 3)) @ branch[3].weight.T + branch[3].bias).reshape(2, 3, 5).mean(0)
+    expected = (y.clamp(min=0).mean((2, 3)) @ branch.linear.weight.T + branch.linear.bias).reshape(2, 3, 5).mean(0)
     torch.testing.assert_close(model(X) - model.main(X), expected, rtol=1e-4, atol=1e-5)
-    assert any(name == "branches.block.1.running_mean" for name in sbp_torch.export_weights(model))
+    parts = {name.removeprefix("branches.block.") for name in sbp_torch.export_weights(model) if "branches" in name}
+    norm = {f"bn.{part}" for part in ("weight", "bias", "running_mean", "running_var")}
+    assert parts == {"conv.weight", "linear.weight", "linear.bias"} | norm
+    assert (branch.conv.stride, branch.conv.padding, branch.bn.eps, branch.bn.momentum) == ((1, 1), (1, 1), 1e-5, 0.1)
     twin = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=X)
     sbp_torch.import_weights(twin, sbp_torch.export_weights(model))
     assert torch.equal(twin(X), model(X))
@@ -232,6 +253,30 @@ def test_a_convolutional_branch_has_one_two_or_three_axes_of_space(dimensions, s
         ConvolutionalBranch(4, 5, dimensions=4)
     with pytest.raises(ValueError, match="hidden must be at least 1"):
         ConvolutionalBranch(4, 5, hidden=0)
+
+
+def test_a_convolutional_branch_loads_what_was_saved_when_its_parts_had_numbers():
+    made, other = (sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=X) for _ in "ab")
+    state = made.state_dict()
+    numbers = {"conv": "0", "bn": "1", "linear": "3"}
+    for name in [name for name in state if name.startswith("branches")]:
+        part = name.split(".")[2]
+        state[name.replace(part, numbers[part], 1)] = state.pop(name)
+    assert "branches.block.0.weight" in state
+    other.load_state_dict(state)
+    assert torch.equal(other(X), made(X))
+
+
+@pytest.mark.parametrize("space", [(), (7,), (3, 3), (3, 3, 3)])
+def test_a_convolutional_branch_has_the_space_of_its_tap(space):
+    x = torch.rand(2, 3, 4, *space)
+    if not space:
+        with pytest.raises(ValueError, match="cannot be 'convolutional': the tap has 0 axes of space"):
+            sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=x)
+        return
+    model = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, branch="convolutional", sample=x)
+    assert model.branches["block"].conv.weight.shape == (4, 4, *(3,) * len(space))
+    assert model(x).shape == (3, 5)
 
 
 def test_each_tap_may_have_a_branch_of_your_own():
@@ -296,30 +341,27 @@ def test_a_tap_in_a_checkpoint_that_is_computed_again_counts_once():
             return checkpoint(self.net, x, use_reentrant=self.reentrant)
 
     plain = sbp_torch.Shortcut(Chain(Scale()), ["block"], 5, sample=X)
-    model = sbp_torch.Shortcut(Again(False), ["net.block"], 5, sample=X)
+    model = sbp_torch.Shortcut(Again(False), ["net.block"], 5, time_axis=0, sample=X)
     model.main.net.load_state_dict(plain.main.state_dict())
     model.branches["net/block"].load_state_dict(plain.branches["block"].state_dict())
     for each in (plain, model):
         cross_entropy(each(X), LABELS).backward()
     assert torch.equal(model.main.net.block.weight.grad, plain.main.block.weight.grad)
     with pytest.raises(RuntimeError, match=r"'net.block' ran without gradient.*use_reentrant=False"):
-        sbp_torch.Shortcut(Again(True), ["net.block"], 5, sample=X)(X.clone().requires_grad_())
+        sbp_torch.Shortcut(Again(True), ["net.block"], 5, time_axis=0, sample=X)(X.clone().requires_grad_())
 
 
-def test_a_batch_norm_replaced_after_wrapping_is_named():
+def test_a_batch_norm_that_is_converted_after_wrapping_is_read():
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
     model = sbp_torch.Shortcut(net, ["1"], 5, time_axis=None, sample=IMAGES)
     nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         if isinstance(module, nn.SyncBatchNorm):
             module.eval()  # on a CPU it has no training
-    with pytest.raises(RuntimeError, match=r"'1' is no longer the module that was wrapped.*convert the network first"):
-        model(IMAGES)
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(net))
-    converted[1].eval()
-    model = sbp_torch.Shortcut(converted, ["1"], 5, time_axis=None, sample=IMAGES)
-    converted[1].eval()
-    assert model(IMAGES).shape == (3, 5)
+    branch = model.branches["1"]
+    expected = net(IMAGES) + net[:2](IMAGES).mean((2, 3)) @ branch.weight.T + branch.bias
+    torch.testing.assert_close(model(IMAGES), expected)
+    assert hooks(model.strip()) == 0
 
 
 def test_a_part_compiled_and_run_before_it_was_wrapped_is_named():
@@ -411,7 +453,7 @@ def test_a_copy_of_a_model_with_selections_selects_for_itself():
             ValueError,
             r"branch of tap 'block' must return logits of shape \(items, num_classes\) = \(6, 5\).*returned \(6, 6\)",
         ),
-        ({"time_axis": "call"}, ValueError, "time_axis must be 0, 1 or None, or 'calls'; got 'call'"),
+        ({"time_axis": "call"}, ValueError, "time_axis must be 0, 1, None, 'calls' or 'merged'; got 'call'"),
         (
             {"time_axis": "calls"},
             ValueError,
@@ -427,7 +469,7 @@ def test_bad_arguments_are_named_with_what_is_allowed(arguments, error, message)
 
 def test_a_part_that_does_not_exist_lists_those_that_do():
     for wrap, select, message in (
-        (lambda x: (x, x), 2, "select=2 does not exist: tap 'block' gave a tuple of 2 parts"),
+        (lambda x: (x, x), 2, "select=2 does not exist: tap 'block' gave a tuple of the parts 0, 1"),
         (lambda x: {"a": x}, "b", "select='b' does not exist: tap 'block' gave a dict of the keys"),
     ):
         net = Chain(Scale(wrap), unwrap=lambda y: y[0] if isinstance(y, tuple) else y["a"])
