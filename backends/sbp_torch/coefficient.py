@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sbp_core import validation
+from sbp_core.specs.base import Spec
 from sbp_torch.shortcut import Shortcut
 
 
@@ -53,18 +54,25 @@ class CoefficientScheduler:
         self._set(self._step + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`load_state_dict` needs to go on from here."""
-        return {"step": self._step}
+        """Return what :meth:`load_state_dict` needs to go on from here, as plain values."""
+        return {"step": self._step, "schedule": described(self.schedule)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from where :meth:`state_dict` was taken, and set the coefficient accordingly.
 
         Raises:
-            ValueError: the state is of something else.
+            ValueError: the state is of something else, or was saved under another schedule, by which the coefficient
+                would jump; ``{"step": n}`` alone moves to a step of whatever schedule this is.
             TypeError: its step is not an integer.
         """
-        if set(state) != {"step"}:
+        if "step" not in state or not set(state) <= {"step", "schedule"}:
             raise ValueError(f"state must be that of a CoefficientScheduler, {{'step': ...}}; got {dict(state)!r}")
+        changed = changes(state.get("schedule"), self.schedule)
+        if changed:
+            raise ValueError(
+                f"state was saved under another schedule, {changed}: the coefficient would jump. Make the scheduler "
+                f"with the schedule of then, or go on under this one with load_state_dict({{'step': {state['step']}}})"
+            )
         self._set(validation.count("step", state["step"]))
 
     def _set(self, step: int) -> None:
@@ -72,6 +80,24 @@ class CoefficientScheduler:
         for shortcut in self._shortcuts:
             shortcut.set_coefficient(value)
         self._step, self._value = step, value
+
+
+def described(schedule: object) -> dict[str, Any] | None:
+    """Return a schedule as plain values; None of a function, which has no description."""
+    return schedule.to_dict() if isinstance(schedule, Spec) else None
+
+
+def changes(then: Mapping[str, Any] | None, now: object) -> str:
+    """Return in words where a schedule that was described once differs from that of now; empty if it does not."""
+    current = described(now)
+    if then is None or current is None:
+        return ""
+    names = [name for name in {**then, **current} if _plain(then.get(name)) != _plain(current.get(name))]
+    return ", ".join(f"{name}={then.get(name)!r} and not {current.get(name)!r}" for name in names)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def shortcuts_of(model: nn.Module) -> list[Shortcut]:

@@ -44,7 +44,8 @@ def fit(module, schedule, data=DATA, path=None, **arguments):
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = lightning.Trainer(**arguments, **quiet, callbacks=[ShortcutCallback(schedule)])
+        callbacks = [ShortcutCallback(schedule), *arguments.pop("callbacks", [])]
+        trainer = lightning.Trainer(**arguments, **quiet, callbacks=callbacks)
         trainer.fit(module, DataLoader(data, 4), ckpt_path=path)
     return trainer
 
@@ -69,6 +70,86 @@ def test_batches_whose_gradients_are_accumulated_share_a_coefficient():
     module = Module()
     fit(module, Evolutionary(initial=0.4), accumulate_grad_batches=2)
     np.testing.assert_allclose(module.seen, [0.3, 0.3, 0.2, 0.1, 0.1, 0.0], atol=1e-7)
+
+
+def scheduled(*factors):
+    return lightning.callbacks.GradientAccumulationScheduler(dict(enumerate(factors)))
+
+
+def test_accumulation_that_changes_between_epochs_ends_where_the_algorithm_ends():
+    # 3 steps in the first epoch, 2 in the second (2 batches and the rest), 1 in the third
+    module = Module()
+    fit(module, Evolutionary(initial=0.6), max_epochs=3, callbacks=[scheduled(1, 2, 3)])
+    np.testing.assert_allclose(module.seen, [0.5, 0.4, 0.3, 0.2, 0.2, 0.1, 0.0, 0.0, 0.0], atol=1e-7)
+
+
+def test_accumulation_that_changes_keeps_a_schedule_per_epoch_at_the_epochs():
+    module = Module()
+    fit(module, Evolutionary(initial=0.6, per="epoch"), max_epochs=3, callbacks=[scheduled(1, 2, 3)])
+    np.testing.assert_allclose(module.seen, [0.4] * 3 + [0.2] * 3 + [0.0] * 3, atol=1e-7)
+
+
+class Manual(Module):
+    """Steps its optimizers, one for the network and one for the branches if two, every so many batches."""
+
+    def __init__(self, optimizers=1, every=1):
+        super().__init__()
+        self.automatic_optimization = False
+        self.number, self.every = optimizers, every
+
+    def training_step(self, batch, index):
+        loss = super().training_step(batch, index)
+        self.manual_backward(loss)
+        if (index + 1) % self.every == 0:
+            for optimizer in [self.optimizers()] if self.number == 1 else self.optimizers():
+                optimizer.step()
+                optimizer.zero_grad()
+
+    def configure_optimizers(self):
+        groups = [self.parameters()]
+        if self.number == 2:
+            groups = [self.model.main.parameters(), self.model.branches.parameters()]
+        return [torch.optim.SGD(group, 0.01) for group in groups]
+
+
+@pytest.mark.parametrize("optimizers", [1, 2])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_manual_optimization_ends_where_the_algorithm_ends(optimizers, every):
+    module = Manual(optimizers, every)
+    trainer = fit(module, Evolutionary(initial=0.6))
+    assert trainer.global_step == optimizers * 2 * (3 // every)
+    np.testing.assert_allclose(module.seen, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("optimizers", "every", "seen"),
+    [
+        (1, 1, [0.45, 0.3, 0.15, 0.0]),
+        (2, 1, [0.3, 0.0]),
+        (1, 3, [0.45] * 3 + [0.3] * 3 + [0.15] * 3 + [0.0] * 3),
+    ],
+)
+def test_manual_optimization_that_a_limit_of_steps_ends_gets_there_too(optimizers, every, seen):
+    module = Manual(optimizers, every)
+    fit(module, Evolutionary(initial=0.6), max_steps=4, max_epochs=100)
+    np.testing.assert_allclose(module.seen, seen, atol=1e-7)
+
+
+def test_manual_optimization_resumes_where_it_stopped(tmp_path):
+    schedule = Evolutionary(initial=0.6, total_steps=6)
+    first, second = Manual(2, 3), Manual(2, 3)
+    fit(first, schedule, max_epochs=1).save_checkpoint(tmp_path / "middle.ckpt")
+    fit(second, schedule, path=tmp_path / "middle.ckpt")
+    np.testing.assert_allclose(first.seen + second.seen, [0.5, 0.4, 0.3, 0.2, 0.1, 0.0], atol=1e-7)
+
+
+def test_a_checkpoint_of_a_training_of_another_length_is_said_to_be(tmp_path):
+    fit(Module(), Evolutionary(initial=0.6), max_epochs=1).save_checkpoint(tmp_path / "middle.ckpt")
+    callback = ShortcutCallback(Evolutionary(initial=0.6))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = lightning.Trainer(max_epochs=2, callbacks=[callback], enable_model_summary=False, **quiet)
+    with pytest.warns(UserWarning, match="another schedule, total_steps=3 and not 6: it jumps"):
+        trainer.fit(Module(), DataLoader(DATA, 4), ckpt_path=tmp_path / "middle.ckpt")
 
 
 def test_a_schedule_per_epoch_learns_the_length_of_one():

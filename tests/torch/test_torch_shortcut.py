@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import io
 import pickle
 import weakref
 
@@ -416,6 +417,28 @@ def test_a_resumed_scheduler_goes_on_exactly_where_it_was():
         assert resumed.last_value == scheduler.last_value
         scheduler.step()
         resumed.step()
+
+
+def test_a_scheduler_is_not_restored_under_another_schedule_without_a_word():
+    schedule = Step(initial=0.4, factor=0.3, milestones=(0.3, 0.6), total_steps=9)
+    scheduler = sbp_torch.CoefficientScheduler(make(), schedule)
+    for _ in range(5):
+        scheduler.step()
+    file = io.BytesIO()
+    torch.save(scheduler.state_dict(), file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    longer, same = (sbp_torch.CoefficientScheduler(make(), s) for s in (schedule.replace(total_steps=18), schedule))
+    with pytest.raises(ValueError, match=r"another schedule, total_steps=9 and not 18.*load_state_dict\({'step': 6}\)"):
+        longer.load_state_dict(state)
+    assert longer.last_value == schedule.replace(total_steps=18)(1)
+    with pytest.raises(ValueError, match="kind='step' and not 'constant'"):
+        sbp_torch.CoefficientScheduler(make(), Constant()).load_state_dict(state)
+    longer.load_state_dict({"step": state["step"]})
+    same.load_state_dict(state)
+    assert (longer.last_value, same.last_value) == (schedule.replace(total_steps=18)(6), scheduler.last_value)
+    by_function = sbp_torch.CoefficientScheduler(make(), lambda step: 1.0 / step)
+    by_function.load_state_dict(by_function.state_dict())
 
 
 @pytest.mark.parametrize(
