@@ -96,6 +96,9 @@ def run(
         check_state(spec, state, x.shape[1:], str(x.dtype))
     if isinstance(decay, Tensor):
         decay = decay.to(_computed_in(x))
+    elif decay is not None:
+        # a number would be exact in tensor operations, and rounded in the fused loops
+        decay = x.new_full((), decay, dtype=_computed_in(x))
     engine, keep = (None, "input") if portable.is_recorded(x) else _choose(implementation, spec, x, decay)
     if engine is not None and torch.compiler.is_compiling():
         return operator.run(spec, x, state, decay, wants_state=wants_state)

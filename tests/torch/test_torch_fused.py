@@ -96,6 +96,32 @@ def test_a_gradient_of_the_gradient_equals_that_of_tensor_operations():
     torch.testing.assert_close(second("fused"), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_a_gradient_of_the_gradient_passes_where_the_output_depends_on_nothing():
+    spec = LIFSpec(output_delay=1, reset="none")  # the first output is of the state at rest
+    for implementation in ("loop", "fused"):
+        x = torch.full((1, 3), 0.5, requires_grad=True)
+        output, state = lif(x, spec, implementation=implementation)
+        if implementation == "fused":
+            (nothing,) = torch.autograd.grad(output.sum(), x, create_graph=True, allow_unused=True)
+            assert nothing is None or not nothing.any()
+        (gradient,) = torch.autograd.grad((state.potential**2).sum(), x, create_graph=True)
+        assert torch.autograd.grad(gradient.sum(), x)[0].tolist() == [[2.0] * 3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("gain", ["complement", 1.0])
+def test_a_decay_given_as_a_number_gives_the_same_bits_whatever_computes_it(dtype, gain):
+    torch.manual_seed(SEED)
+    x = torch.randn(5, 400).to(dtype)
+    for decay in (0.1, 0.9, 1.0 / 3.0):
+        looped, compiled = (
+            lif(x, LIFSpec(input_gain=gain, threshold=0.4), decay=decay, implementation=how)
+            for how in ("loop", "fused")
+        )
+        assert torch.equal(looped[0], compiled[0])
+        assert torch.equal(looped[1].potential, compiled[1].potential)
+
+
 def test_an_empty_batch_and_an_unused_state_gradient_pass():
     x = torch.zeros(3, 0, 4, requires_grad=True)
     output, state = lif(x, implementation="fused")
@@ -180,6 +206,17 @@ def test_vectorised_exp_and_tanh_are_right_to_rounding(dtype):
     assert (exp / x.double().exp() - 1).abs().max() <= 2 * ulp
     assert (tanh - x.double().tanh()).abs().max() <= 2 * ulp
     assert float(scope["exp"](x.numpy().dtype.type("nan"))) != float(scope["exp"](x.numpy().dtype.type("nan")))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exp_overflows_and_underflows_as_it_should(dtype):
+    exp = numba_loops._scope(str(dtype).removeprefix("torch."))["exp"]
+    ends = (88.0, 88.7, 88.8, -87.5, -95.0, -103.5, -110.0)
+    ends = ends if dtype == torch.float32 else (709.0, 709.7, 709.8, -708.5, -720.0, -744.0, -750.0)
+    x = torch.tensor([*ends, float("inf"), -float("inf")], dtype=dtype)
+    got = torch.tensor([float(exp(value)) for value in x.numpy()], dtype=dtype)
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    torch.testing.assert_close(got, x.exp(), rtol=4 * torch.finfo(dtype).eps, atol=2 * smallest)
 
 
 def test_generated_source_uses_the_decay_only_if_it_is_learnt():

@@ -22,7 +22,7 @@ from sbp_torch.kernels.source import Keep, Variant, bits_per_step
 
 #: Below this many elements a loop of tensor operations is as quick, and needs no compilation.
 LEAST_ELEMENTS = 1 << 15
-Loop = Callable[[LIFSpec, Tensor, LIFState | None, Tensor | float | None], tuple[Tensor, LIFState]]
+Loop = Callable[[LIFSpec, Tensor, LIFState | None, Tensor | None], tuple[Tensor, LIFState]]
 
 
 class Engine(Protocol):
@@ -83,7 +83,7 @@ def run(
     spec: LIFSpec,
     x: Tensor,
     state: LIFState | None,
-    decay: Tensor | float | None,
+    decay: Tensor | None,
     engine: Engine,
     *,
     keep: Keep,
@@ -102,8 +102,6 @@ def run(
         wants_state: return the last state too.
         loop: the same neuron in tensor operations, for a gradient of the gradient.
     """
-    if decay is not None and not isinstance(decay, Tensor):
-        decay = torch.tensor(decay, dtype=torch.promote_types(x.dtype, torch.float32))
     initial = () if state is None else tuple(part for part in state if part is not None)
     variant = Variant(fresh=state is None, final=wants_state, keep=keep)
     plan = _Plan(spec, key(spec, learns=decay is not None), variant, engine, loop)
@@ -227,7 +225,10 @@ def _differentiable_backward(
     wanted = [value for value in inputs if value.requires_grad]
     output, final = plan.loop(plan.spec, x, plan.state(initial) if initial else None, decay)
     outputs = (output, *(part for part in final if part is not None))[: len(grads)]
-    given = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
+    # an output may depend on nothing: the first step's of a neuron that fires a step late
+    given = [(o, grad) for o, grad in zip(outputs, grads, strict=True) if grad is not None and o.requires_grad]
+    if not given:
+        return tuple(None for _ in (x, decay, *initial))
     found = iter(
         torch.autograd.grad([o for o, _ in given], wanted, [g for _, g in given], create_graph=True, allow_unused=True)
     )

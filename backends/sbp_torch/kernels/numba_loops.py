@@ -148,11 +148,14 @@ def _conversions(compiler: Callable[..., Any]) -> tuple[Any, Any]:
 
 
 def _exponential(compiler: Callable[..., Any], real: Any) -> Any:
-    """Return exp, right to about one unit in the last place: 2^n times a Taylor polynomial of what remains."""
+    """Return exp, right to about one unit in the last place: 2^n times a Taylor polynomial of what remains.
+
+    2^n is a product of two, so that what is too large or too small for a normal number becomes what it should.
+    """
     single = real is np.float32
     integer: Any = np.int32 if single else np.int64
     bias, mantissa = (integer(127), integer(23)) if single else (integer(1023), integer(52))
-    lowest, highest = (real(-87.0), real(88.0)) if single else (real(-708.0), real(709.0))
+    lowest, highest = (real(-105.0), real(90.0)) if single else (real(-747.0), real(711.0))
     # ln 2 in two parts, of which the first times n is exact
     upper = real(0.693359375) if single else real(float.fromhex("0x1.62e42fee00000p-1"))
     lower = real(-2.12194440054690583e-4) if single else real(float.fromhex("0x1.a39ef35793c76p-33"))
@@ -171,8 +174,11 @@ def _exponential(compiler: Callable[..., Any], real: Any) -> Any:
         n = np.floor(x * per_power + half)
         r = (x - n * upper) - n * lower
         rest = c[2] + r * (c[3] + r * (c[4] + r * (c[5] + r * (c[6] + r * tail(r)))))
-        power = integer((integer(n) + bias) << mantissa).view(real)
-        return (one + (r + r * r * rest)) * power
+        whole = integer(n)
+        part = integer(whole >> integer(1))
+        first = integer((part + bias) << mantissa).view(real)
+        second = integer((integer(whole - part) + bias) << mantissa).view(real)
+        return (one + (r + r * r * rest)) * first * second
 
     return compiler(exp)
 

@@ -18,11 +18,9 @@ from sbp_torch.kernels.source import Variant
 
 
 def run(
-    spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | float | None, *, wants_state: bool
+    spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | None, *, wants_state: bool
 ) -> tuple[Tensor, LIFState | None]:
     """Run a neuron over ``x`` as :func:`sbp_torch.kernels.fused.run` does, inside a graph."""
-    if decay is not None and not isinstance(decay, Tensor):
-        decay = torch.tensor(decay, dtype=torch.promote_types(x.dtype, torch.float32))
     initial = [] if state is None else [part for part in state if part is not None]
     output, *final = _lif(x, decay, initial, _text(spec, decay is not None), wants_state)
     return output, LIFState(**dict(zip(spec.state_parts, final, strict=True))) if wants_state else None
