@@ -191,6 +191,12 @@ def adjoint(
     return Adjoint(np.stack(outputs), final, grad_input, grad_state, a_decay)
 
 
+def jumps(spec: LIFSpec) -> tuple[float, ...]:
+    """Return where, relative to the threshold, spikes or their surrogate gradient jump."""
+    edge = spec.surrogate.width / 2 if isinstance(spec.surrogate, Rectangle | LeakyRectangle) else 0.0
+    return (0.0, -edge, edge) if edge else (0.0,)
+
+
 def margin(spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: float | None = None) -> float:
     """Return how far a run stays from every jump: from the threshold, and from a rectangle's edges.
 
@@ -198,15 +204,13 @@ def margin(spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: f
     """
     if spec.output == "potential":
         return math.inf
-    jumps = [0.0]
-    if isinstance(spec.surrogate, Rectangle | LeakyRectangle):
-        jumps += [-spec.surrogate.width / 2, spec.surrogate.width / 2]
+    places = jumps(spec)
     least = math.inf
     state = initial_state(spec, x[0]) if state is None else state
 
     def spike(u: Float64) -> Float64:
         nonlocal least
-        least = min([least, *(float(np.min(np.abs(u - jump), initial=math.inf)) for jump in jumps)])
+        least = min([least, *(float(np.min(np.abs(u - jump), initial=math.inf)) for jump in places)])
         return (u >= 0 if spec.inclusive else u > 0).astype(np.float64)
 
     for c in x:

@@ -155,9 +155,11 @@ class NeuronCase(Case):
         spec = self.spec
         decay = spec.decay if self.decay is None else self.decay
         gain = 1.0 - decay if spec.input_gain == "complement" else spec.input_gain
-        gain = gain / (1.0 - spec.synaptic_decay) if spec.synaptic_decay is not None else gain
+        if spec.synaptic_decay not in (None, 1.0):
+            gain = gain / (1.0 - spec.synaptic_decay)
         lost = 1.0 - decay if spec.reset == "none" else max(1.0 - decay, 0.5)
-        x = random.normal(lost * (spec.threshold - spec.rest), 0.6, self.shape) / gain
+        # a gain of 0 takes any input
+        x = random.normal(lost * (spec.threshold - spec.rest), 0.6, self.shape) / (gain or 1.0)
         state = self._parts(random, binary=True) if self.with_state else None
         return self._in_float32(
             NeuronInputs(x, state, random.normal(size=self.shape), self._parts(random, binary=False))
@@ -194,6 +196,51 @@ class NeuronCase(Case):
             return False
         # a single step from rest has no gradient of the decay at all: that 0 is exact
         return result.grad_decay_logit in (None, 0.0) or abs(result.grad_decay_logit) > 0.1 * largest
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeOfRangeCase(NeuronCase):
+    """A neuron at an edge of what its fields may be: what it gives may well be silence, or gradients that are 0."""
+
+    def _is_fit(self, given: NeuronInputs) -> bool:
+        return reference_neuron.margin(self.spec, given.x, given.state, decay=self.decay) >= GUARD
+
+
+@dataclass(frozen=True, kw_only=True)
+class WideCase(NeuronCase):
+    """A neuron over so many elements that a backend may take another path: blocks, threads, fused loops.
+
+    Each element of a step is a run of its own: those that come near a jump are drawn again.
+    """
+
+    def _attempt(self, random: np.random.Generator) -> NeuronInputs:
+        given = super()._attempt(random)
+        for _ in range(self.attempts):
+            near = self._margins(given) < GUARD
+            if not near.any():
+                break
+            other = super()._attempt(random)
+            given.x[:, near] = other.x[:, near]
+            if given.state is not None and other.state is not None:
+                for part, new in zip(given.state, other.state, strict=True):
+                    if part is not None:
+                        part[near] = new[near]
+        return given
+
+    def _margins(self, given: NeuronInputs) -> Float64:
+        """Return how far the run of each element stays from every jump."""
+        least = np.full(self.shape[1:], np.inf)
+        jumps = reference_neuron.jumps(self.spec)
+        state = reference_neuron.initial_state(self.spec, given.x[0]) if given.state is None else given.state
+
+        def spike(u: Float64) -> Float64:
+            for jump in jumps:
+                np.minimum(least, np.abs(u - jump), out=least)
+            return (u >= 0 if self.spec.inclusive else u > 0).astype(np.float64)
+
+        for x in given.x:
+            _, state = dynamics.step(self.spec, state, x, spike=spike, detach=lambda value: value, decay=self.decay)
+        return least
 
 
 @dataclass(frozen=True, kw_only=True)

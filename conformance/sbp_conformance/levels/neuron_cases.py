@@ -4,7 +4,10 @@
   of all the family's factors; eager.
 - ``compiled``: every pair of the factors that change the graph, few and short, for compilers are slow; eager as well.
 - ``preset``: every neuron that :mod:`sbp_core.presets` names. ``readout``: neurons that never fire.
-- ``tie``: potentials exactly on the threshold, in every dtype. ``long``: a hundred steps.
+- ``range``: fields at the edges of what they may be, sizes of one, six axes.
+- ``wide``: every pair of the factors that change the loops over more elements than blocks, threads or fused loops begin
+  at, none a multiple of a block. ``long``: hundreds of steps.
+- ``tie``: potentials exactly on the threshold, in every dtype.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sbp_conformance.levels.base import Case, Tolerance, tolerances
-from sbp_conformance.levels.neuron import NeuronCase, TieCase
+from sbp_conformance.levels.neuron import EdgeOfRangeCase, NeuronCase, TieCase, WideCase
 from sbp_conformance.pairwise import Row, pairwise
 from sbp_conformance.precision import DTYPES, FULL, HALF
 from sbp_core import (
@@ -93,6 +96,43 @@ READOUTS: dict[str, LIFSpec] = {
     "readout-learnt": LIFSpec.leaky_integrator(learn_decay=True, input_gain="complement"),
 }
 
+# what a neuron may be, and is not by default: shape, spec, and the logit of a learnt decay
+RANGES: dict[str, tuple[tuple[int, ...], LIFSpec, float | None]] = {
+    "threshold-0": ((4, 2, 3), LIFSpec(threshold=0.0, surrogate=Triangle()), None),
+    "threshold-0-soft": ((4, 2, 3), LIFSpec(threshold=0.0, rest=-0.2, reset="soft", reset_timing="next"), None),
+    "threshold-below-0": ((4, 2, 3), LIFSpec(threshold=-0.4, reset="soft", inclusive=True, surrogate=ArcTan()), None),
+    "threshold-below-0-delayed": ((4, 2, 3), LIFSpec(threshold=-0.7, output_delay=1, surrogate=Sigmoid()), None),
+    "gain-0": ((4, 2, 3), LIFSpec(input_gain=0.0, threshold=0.2, surrogate=ArcTan()), None),
+    "gain-below-0": ((4, 2, 3), LIFSpec(input_gain=-0.6, surrogate=Gaussian()), None),
+    "synapse-0": ((4, 2, 3), LIFSpec(synaptic_decay=0.0, surrogate=Triangle()), None),
+    "synapse-1": ((4, 2, 3), LIFSpec(synaptic_decay=1.0, surrogate=FastSigmoid(width=0.5)), None),
+    "reset-above-threshold": ((4, 2, 3), LIFSpec(reset_value=1.6, surrogate=ArcTan()), None),
+    "reset-above-threshold-next": ((4, 2, 3), LIFSpec(reset_value=1.3, reset_timing="next", surrogate=Tanh()), None),
+    "rest-above-threshold": ((4, 2, 3), LIFSpec(rest=1.4, decay=0.8, surrogate=Sigmoid()), None),
+    "complement-1": ((4, 2, 3), LIFSpec(decay=1.0, input_gain="complement", threshold=0.3, surrogate=ArcTan()), None),
+    "complement-0": ((4, 2, 3), LIFSpec(decay=0.0, input_gain="complement", surrogate=ArcTan()), None),
+    "decay-nearly-1": ((6, 2, 3), LIFSpec(learn_decay=True, input_gain="complement", surrogate=ArcTan()), 7.0),
+    "decay-nearly-0": ((6, 2, 3), LIFSpec(learn_decay=True, reset="soft", surrogate=ArcTan()), -7.0),
+    "readout-all": (
+        (5, 2, 3),
+        LIFSpec.leaky_integrator(learn_decay=True, synaptic_decay=0.7, rest=-0.4, input_gain=-1.5),
+        0.9,
+    ),
+    "one-step-one-sample-one-neuron": ((1, 1, 1), LIFSpec(surrogate=ArcTan()), None),
+    "one-sample": ((4, 1, 3), LIFSpec(synaptic_decay=0.3, surrogate=Triangle(width=2.0)), None),
+    "one-neuron": ((4, 2, 1), LIFSpec(learn_decay=True, surrogate=ArcTan()), 0.4),
+    "two-axes-of-one": ((3, 1), LIFSpec(reset_timing="next", surrogate=ArcTan()), None),
+    "six-axes": ((3, 2, 1, 2, 1, 2), LIFSpec(reset="soft", surrogate=ArcTan()), None),
+}
+
+# elements on the far side of 2^12, 2^15 and 2^16, short and long, tails after blocks of any size
+WIDE_SHAPES = ((4, 2, 8513), (3, 5, 641), (7, 2, 37, 11, 13), (130, 3, 263))
+WIDE_FACTORS: dict[str, tuple[Any, ...]] = STRUCTURE | {
+    "decay": (0.9, "learnt"),
+    "with_state": (False, True),
+    "shape": WIDE_SHAPES,
+}
+
 # factors that are powers of two: none of these rounds
 TIES: dict[str, LIFSpec] = {
     "hard": LIFSpec(),
@@ -110,7 +150,7 @@ TIES: dict[str, LIFSpec] = {
 
 def cases() -> tuple[Case, ...]:
     """Return all of them."""
-    return (*_pairs(), *_compiled(), *_named(), *_long(), *_ties())
+    return (*_pairs(), *_compiled(), *_named(), *_ranges(), *_wide(), *_long(), *_ties())
 
 
 def _pairs() -> list[NeuronCase]:
@@ -158,9 +198,45 @@ def _named() -> list[NeuronCase]:
     ]
 
 
+def _ranges() -> list[NeuronCase]:
+    return [
+        _case(
+            f"range-{name}",
+            2800 + index,
+            spec,
+            shape,
+            kind=EdgeOfRangeCase,
+            decay_logit=logit or 0.0,
+            with_state=index % 2 == 0,
+            # float32 does not hold 1 minus a decay that is nearly 1
+            dtypes=(FULL[0 if spec.learn_decay else index % 2],),
+        )
+        for index, (name, (shape, spec, logit)) in enumerate(RANGES.items())
+    ]
+
+
+def _wide() -> list[NeuronCase]:
+    # smooth surrogates: their formulas cost most, and no draw of thousands keeps off many jumps for long
+    surrogates = itertools.cycle((ArcTan(), Rectangle(width=1.7), Sigmoid(), Triangle()))
+    return [
+        _of_row(
+            f"wide-{index:02d}",
+            2900 + index,
+            row | {"surrogate": next(surrogates), "levels": (0.1, -0.2)},
+            kind=WideCase,
+            dtypes=(FULL[index % 2],),
+        )
+        for index, row in enumerate(pairwise(WIDE_FACTORS, seed=1))
+    ]
+
+
 def _long() -> list[NeuronCase]:
     spec = LIFSpec(decay=0.9, synaptic_decay=0.5, surrogate=ArcTan(), learn_decay=True)
-    return [_case("long-100-steps", 2500, spec, (100, 2, 3), with_state=True)]
+    soft = LIFSpec(decay=0.95, reset="soft", surrogate=Triangle(width=1.5))
+    return [
+        _case("long-100-steps", 2500, spec, (100, 2, 3), with_state=True),
+        _case("long-257-steps", 2501, soft, (257, 1, 2), dtypes=("float64",)),
+    ]
 
 
 def _ties() -> list[NeuronCase]:
