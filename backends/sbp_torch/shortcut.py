@@ -131,7 +131,9 @@ class Shortcut(nn.Module):
         self.branches = nn.ModuleDict(
             {branch_key(tap): make_branch(tap, kinds[tap], sizes.get(tap), num_classes, like) for tap in self.spec.taps}
         )
-        self.register_buffer("coefficient", torch.ones((), device=like.device))
+        # as precise as the network, and never less than float32
+        dtype = torch.promote_types(like.dtype, torch.float32)
+        self.register_buffer("coefficient", torch.ones((), dtype=dtype, device=like.device))
         self._recorder = Recorder(net, self.spec.taps)
         self._recorder.belongs_to(self)
 

@@ -177,7 +177,7 @@ NETS = {
     "torchvision Inception v3, auxiliary head": Published(
         torchvision_net("inception_v3", aux_logits=True, init_weights=False),
         ("Mixed_5d", "Mixed_6b"),
-        images(96),
+        images(299),  # the auxiliary head takes no less
         over_space,
         lambda output: output[0] if isinstance(output, tuple) else output,
         {"time_axis": None, "output": "logits"},
@@ -408,3 +408,39 @@ def test_the_stripped_network_exports_as_the_bare_one(published):
             published.logits(program.module()(*arguments, **keywords)),
             published.logits(stripped(*arguments, **keywords)),
         )
+
+
+@pytest.mark.parametrize("held", ["in place", "as main"])
+def test_lora_that_peft_puts_in_after_wrapping_is_read(held):
+    import peft
+
+    torch.manual_seed(0)
+    net = NETS["transformers ViT"].make().double()
+    tap = "vit.layers.1.attention.q_proj"
+    (x,), _ = images(32)()
+    model = sbp_torch.Shortcut(net, [tap], CLASSES, sample=x, **PARTS)
+    before = model(x).logits
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(net, config).double()
+    if held == "as main":
+        model.main = adapted
+    seen = []
+    handle = net.get_submodule(tap).register_forward_hook(lambda _, inputs, output: seen.append(output))
+    expected = adapted(x).logits
+    handle.remove()
+    (branch,) = branches_of(model)
+    expected = expected + functional.linear(over_tokens(seen), branch.weight, branch.bias)
+    found = model(x).logits
+    torch.testing.assert_close(found, expected)
+    assert (found - before).abs().max() > 1e-3
+    model.strip()
+    assert not net.get_submodule(tap)._forward_hooks
+
+
+def test_a_loss_that_transformers_computes_is_refused_and_its_evaluation_is_not():
+    net = NETS["transformers ViT"].make()
+    x, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    model = sbp_torch.Shortcut(net, ["vit.layers.0"], CLASSES, sample=x, **PARTS)
+    with pytest.raises(RuntimeError, match="Leave the labels out of the call"):
+        model(x, labels=labels)
+    assert model.eval()(x, labels=labels).loss.ndim == 0

@@ -75,6 +75,15 @@ def test_the_coefficient_is_one_until_it_is_set():
     assert model.coefficient.item() == 1.0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_coefficient_is_as_precise_as_the_network_and_its_logits_keep_their_dtype(dtype):
+    model = sbp_torch.Shortcut(sbp_torch.ResNet(SPEC).to(dtype), ["stem"], 5)
+    model.set_coefficient(0.3)
+    wanted = 0.3 if dtype == torch.float64 else torch.tensor(0.3).item()
+    assert model.coefficient.item() == wanted
+    assert model(IMAGES.to(dtype)).dtype == dtype
+
+
 def test_evaluation_is_the_network_alone_and_runs_no_branch():
     model, calls = make(), []
     for branch in model.branches.values():
