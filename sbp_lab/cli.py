@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from types import FrameType
@@ -18,12 +20,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from sbp_core import LIFSpec, Surrogate, as_surrogate, registry, validation
-from sbp_core.specs.surrogates import FAMILIES
+from sbp_core import LIFSpec, ShortcutSpec, Surrogate, as_surrogate, registry, validation
+from sbp_core.specs.surrogates import FAMILIES, of_half_width
 from sbp_lab import data as data_sets
 from sbp_lab import networks, trainers
+from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
-from sbp_lab.training import Epoch, Recipe, Run
+from sbp_lab.training import Epoch, Recipe, Run, check_batch_size
 
 # framework chatter that would drown the tables; a setting of the user's own wins
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -45,50 +48,123 @@ class Combine(StrEnum):
     losses = "losses"
 
 
+@contextmanager
+def _blamed_on(option: str | None = None) -> Iterator[None]:
+    """Answer what a person typed, and can put right, in a line: only while arguments are read, never while it runs."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def _checked(check: Callable[[Any], object]) -> Callable[[Any], Any]:
+    """Return an option's callback; the option that it belongs to is named by typer."""
+
+    def callback(value: Any) -> Any:
+        with _blamed_on():
+            check(value)
+        return value
+
+    return callback
+
+
+def _known(name: str, value: str, allowed: Iterable[str]) -> None:
+    known = sorted(allowed)
+    near = get_close_matches(value, known, n=1)
+    try:
+        validation.choice(name, value, known)
+    except ValueError as error:
+        raise ValueError(f"{error}; did you mean {near[0]!r}?" if near else str(error)) from None
+
+
 def _one_of(name: str, allowed: Iterable[str]) -> Any:  # typer types its options so
     known = sorted(allowed)
-
-    def check(value: str) -> str:
-        try:
-            return validation.choice(name, value, known)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
-
-    return typer.Option(help=f"One of {', '.join(known)}.", callback=check, show_default=True)
+    return typer.Option(help=f"One of {', '.join(known)}.", callback=_checked(lambda value: _known(name, value, known)))
 
 
-def _methods(value: str) -> str:
-    for name in value.split(","):
-        try:
-            validation.choice("method", name, METHODS)
-        except ValueError as error:
-            raise typer.BadParameter(str(error)) from None
+def _at_least(name: str, least: int, *names: str, help: str) -> Any:
+    def check(value: int) -> None:
+        validation.count(name, value, least)
+
+    return typer.Option(*names, help=help, callback=_checked(check))
+
+
+def _backend(value: str) -> str:
+    with _blamed_on():
+        _known("backend", value, trainers.TRAINERS)
+    try:
+        trainers.check(value)
+    except ModuleNotFoundError as error:
+        raise typer.BadParameter(str(error)) from None
     return value
 
 
-Backend = Annotated[str, _one_of("backend", trainers.TRAINERS)]
+def _methods(value: str) -> None:
+    names = value.split(",")
+    for name in names:
+        _known("method", name, METHODS)
+    if len(set(names)) < len(names):
+        raise ValueError(f"methods must not repeat a name, the same runs twice; got {value!r}")
+
+
+def _surrogate(text: str) -> Surrogate:
+    name, colon, half_width = text.partition(":")
+    family = as_surrogate(name)
+    if not colon:
+        return family
+    try:
+        number = float(half_width)
+    except ValueError:
+        raise ValueError(f"surrogate must be NAME or NAME:HALF_WIDTH, a number; got {text!r}") from None
+    return of_half_width(name, number)
+
+
+Backend = Annotated[
+    str,
+    typer.Option(
+        help=f"One of {', '.join(trainers.TRAINERS)}; tf is Keras on TensorFlow, keras on what KERAS_BACKEND says.",
+        callback=_backend,
+    ),
+]
 Data = Annotated[str, _one_of("data", data_sets.DATASETS)]
 Net = Annotated[str, _one_of("net", networks.NETWORKS)]
 SurrogateOption = Annotated[
     str,
-    typer.Option(metavar="NAME[:WIDTH]", help=f"Surrogate gradient, with a width if you like: {', '.join(FAMILIES)}."),
+    typer.Option(
+        metavar="NAME[:HALF_WIDTH]",
+        callback=_checked(_surrogate),
+        help="Surrogate gradient. HALF_WIDTH, one measure for all: how far from the threshold it falls to half its "
+        f"height. {', '.join(FAMILIES)}.",
+    ),
 ]
-Width = Annotated[int, typer.Option(min=1, help="Channels of the first stage; each later stage has twice as many.")]
-TimeSteps = Annotated[int, typer.Option("--time-steps", "-T", min=1, help="How often the image is shown.")]
+Width = Annotated[int, _at_least("width", 1, help="Channels of the first stage; each later stage has twice as many.")]
+TimeSteps = Annotated[int, _at_least("time_steps", 1, "--time-steps", "-T", help="How often the image is shown.")]
 Taps = Annotated[str, typer.Option(help="Blocks that get a branch, with commas between.")]
 CombineOption = Annotated[
     Combine, typer.Option("--combine", help="Add the branches' logits (the paper's), or weigh their losses.")
 ]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per step.")]
-LearningRate = Annotated[float, typer.Option(min=0.0, help="AdamW's at the start; it falls to 0 along half a cosine.")]
-WeightDecay = Annotated[float, typer.Option(min=0.0, max=1.0, help="AdamW's decoupled weight decay.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the initial weights and the order of the batches.")]
+Epochs = Annotated[int, _at_least("epochs", 1, help="Passes over the training images.")]
+BatchSize = Annotated[int, _at_least("batch_size", 1, help="Images per step.")]
+LearningRate = Annotated[
+    float,
+    typer.Option(
+        help="AdamW's at the start; it falls to 0 along half a cosine.",
+        callback=_checked(lambda value: validation.positive("learning_rate", value)),
+    ),
+]
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        help="AdamW's decoupled weight decay, 0 to 1.",
+        callback=_checked(lambda value: validation.within("weight_decay", value, 0.0, 1.0)),
+    ),
+]
+Seed = Annotated[int, _at_least("seed", 0, help="Of the initial weights and the order of the batches.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the files; runs/ and the time if not given.")]
 
 # chosen by measurement so that a deep vanilla network learns at all: see docs/demo.md
 BACKEND, DATA, NET = "torch", "digits", "resnet34"
-SURROGATE, WIDTH, TIME_STEPS = "rectangle:2", 8, 2
+SURROGATE, WIDTH, TIME_STEPS = "rectangle:1", 8, 2
 TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = "layer1,layer2,layer3", 20, 64, 0.01, 0.02, 3
 
 
@@ -111,11 +187,12 @@ def train(
     out: Out = None,
 ) -> None:
     """Train one network with one method; a line per epoch, then results.json and a plot."""
-    recipe = _recipe(
+    recipe, _ = _recipe(
         backend, data, net, width, time_steps, surrogate, taps, combine, epochs, batch_size,
         learning_rate, weight_decay,
     )  # fmt: skip
-    _compare(recipe, (method,), (seed,), jobs=1, folder=_folder(out, "train"), line_per_epoch=True)
+    with _folder(out, "train") as folder:
+        _compare(recipe, (method,), (seed,), jobs=1, folder=folder, line_per_epoch=True)
 
 
 @app.command()
@@ -124,11 +201,11 @@ def compare(
     data: Data = DATA,
     net: Net = NET,
     methods: Annotated[
-        str, typer.Option(callback=_methods, help=f"Of {', '.join(METHODS)}; with commas between.")
+        str, typer.Option(callback=_checked(_methods), help=f"Of {', '.join(METHODS)}; with commas between.")
     ] = ",".join(METHODS),
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, ...")] = SEEDS,
+    seeds: Annotated[int, _at_least("seeds", 1, help="How many seeds: 0, 1, ...")] = SEEDS,
     jobs: Annotated[
-        int, typer.Option(min=0, help="Runs at a time, each with one thread; 0 for one per processor.")
+        int, _at_least("jobs", 0, help="Runs at a time, each with one thread; 0 for one per processor.")
     ] = 0,
     epochs: Epochs = EPOCHS,
     batch_size: BatchSize = BATCH_SIZE,
@@ -147,12 +224,12 @@ def compare(
     """
     from sbp_lab.results import processors
 
-    recipe = _recipe(
+    recipe, _ = _recipe(
         backend, data, net, width, time_steps, surrogate, taps, combine, epochs, batch_size,
         learning_rate, weight_decay,
     )  # fmt: skip
-    chosen = tuple(dict.fromkeys(methods.split(",")))
-    _compare(recipe, chosen, tuple(range(seeds)), jobs=jobs or processors(), folder=_folder(out, "compare"))
+    with _folder(out, "compare") as folder:
+        _compare(recipe, methods.split(","), range(seeds), jobs=jobs or processors(), folder=folder)
 
 
 @app.command()
@@ -177,26 +254,25 @@ def gradients(
     from sbp_lab.plots import plot_gradients
     from sbp_lab.results import describe_network, machine, versions, write_json
 
-    recipe = _recipe(
+    recipe, dataset = _recipe(
         backend, data, net, width, time_steps, surrogate, taps, combine, 1, batch_size,
         LEARNING_RATE, WEIGHT_DECAY,
     )  # fmt: skip
-    folder = _folder(out, "gradients")
-    with _clean_errors():
-        norms = gradient_norms(recipe, tuple(METHODS), seed, data_sets.load(recipe.data))
-    console = Console()
-    title = f"{describe_network(recipe)}, at initialisation, one batch of {batch_size}, {backend}"
-    table = Table(title=title)
-    table.add_column("L2 norm of the gradient of")
-    for name in norms:
-        table.add_column(name, justify="right")
-    for layer in next(iter(norms.values())):
-        table.add_row(layer, *(f"{norms[name][layer]:.3g}" for name in norms))
-    console.print(table)
-    content = {"schema": "sbp.gradients/1", "recipe": recipe.to_dict(), "seed": seed, "norms": norms}
-    file = write_json(folder / "gradients.json", content | {"versions": versions(), "machine": machine()})
-    picture = plot_gradients(norms, title, folder / "gradients.png")
-    console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
+    with _folder(out, "gradients") as folder:
+        norms = gradient_norms(recipe, tuple(METHODS), seed, dataset)
+        console = Console()
+        title = f"{describe_network(recipe)}, at initialisation, one batch of {batch_size}, {backend}"
+        table = Table(title=title)
+        table.add_column("L2 norm of the gradient of")
+        for name in norms:
+            table.add_column(name, justify="right")
+        for layer in next(iter(norms.values())):
+            table.add_row(layer, *(f"{norms[name][layer]:.3g}" for name in norms))
+        console.print(table)
+        content = {"schema": "sbp.gradients/1", "recipe": recipe.to_dict(), "seed": seed, "norms": norms}
+        file = write_json(folder / "gradients.json", content | {"versions": versions(), "machine": machine()})
+        picture = plot_gradients(norms, title, folder / "gradients.png")
+        console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
 
 
 @app.command()
@@ -206,16 +282,16 @@ def backends() -> None:
     for heading in ("backend", "versions", "runs", "dtypes", "devices", "neurons"):
         table.add_column(heading)
     for name in registry.names():
+        devices = neurons = ""
         try:
             backend = registry.load(name)
+            if name in trainers.TRAINERS:
+                trainer = trainers.load(name)
+                devices, neurons = ", ".join(trainer.devices()), trainer.neurons()
         except ModuleNotFoundError as error:
             table.add_row(name, escape(str(error)))
             continue
         versions = ", ".join(f"{package} {version}" for package, version in backend.versions.items())
-        devices = neurons = ""
-        if name in trainers.TRAINERS:
-            trainer = trainers.load(name)
-            devices, neurons = ", ".join(trainer.devices()), trainer.neurons()
         table.add_row(name, versions, ", ".join(backend.modes), ", ".join(backend.dtypes), devices, neurons)
     Console().print(table)
 
@@ -233,47 +309,39 @@ def _recipe(
     batch_size: int,
     learning_rate: float,
     weight_decay: float,
-) -> Recipe:
-    with _clean_errors():
-        dataset = data_sets.load(data_name)
-        network = networks.build(
-            net,
-            width=width,
-            num_classes=dataset.num_classes,
-            in_channels=dataset.channels,
-            time_steps=time_steps,
-            neuron=LIFSpec(surrogate=_surrogate(surrogate)),
-        )
-        return Recipe(
-            backend=backend,
-            data=data_name,
-            network=network,
-            taps=tuple(taps.split(",")),
-            combine=combine.value,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-        )
-
-
-def _surrogate(text: str) -> Surrogate:
-    name, colon, width = text.partition(":")
-    family = as_surrogate(name)
-    if not colon:
-        return family
-    if not hasattr(family, "width"):
-        raise ValueError(f"surrogate {name!r} has no width, got {text!r}")
-    try:
-        return family.replace(width=float(width))
-    except ValueError as error:
-        raise ValueError(f"surrogate must be NAME or NAME:WIDTH, got {text!r}: {error}") from None
+) -> tuple[Recipe, Dataset]:
+    """Put the arguments together; whatever one can know to be wrong with them before training is answered here."""
+    dataset = data_sets.load(data_name)
+    with _blamed_on("--batch-size"):
+        check_batch_size(batch_size, dataset)
+    network = networks.build(
+        net,
+        width=width,
+        num_classes=dataset.num_classes,
+        in_channels=dataset.channels,
+        time_steps=time_steps,
+        neuron=LIFSpec(surrogate=_surrogate(surrogate)),
+    )
+    with _blamed_on("--taps"):
+        ShortcutSpec(taps=tuple(taps.split(","))).check_taps(network.tap_channels)
+    recipe = Recipe(
+        backend=backend,
+        data=data_name,
+        network=network,
+        taps=tuple(taps.split(",")),
+        combine=combine.value,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+    )
+    return recipe, dataset
 
 
 def _compare(
     recipe: Recipe,
-    methods: tuple[str, ...],
-    seeds: tuple[int, ...],
+    methods: Iterable[str],
+    seeds: Iterable[int],
     *,
     jobs: int,
     folder: Path,
@@ -284,7 +352,7 @@ def _compare(
     from sbp_lab.results import Comparison, describe, table
 
     console = Console()
-    comparison = Comparison(recipe=recipe, methods=methods, seeds=seeds, jobs=jobs)
+    comparison = Comparison(recipe=recipe, methods=tuple(methods), seeds=tuple(seeds), jobs=jobs)
     count = len(comparison.pairs())
     console.print(f"{describe(recipe)}: {count} run{'s' * (count > 1)}, {min(jobs, count)} at a time", soft_wrap=True)
     progress = Progress(
@@ -303,20 +371,34 @@ def _compare(
         if line_per_epoch:
             console.print(f"epoch {number}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy * 100:.1f} %")
 
+    file, unwritten = folder / "results.json", None
+
+    def kept() -> str:
+        count_done = len(comparison.runs)
+        return f"{file} holds the {count_done} finished of {count} runs" if file.exists() else "nothing was written"
+
     try:
-        with _clean_errors(), _interruptible(), progress, closing(run_all(comparison, epoch_done)) as runs:
+        with _interruptible(), progress, closing(run_all(comparison, epoch_done)) as runs:
             for run in runs:
                 comparison = comparison.with_run(run)
-                comparison.write(folder)
                 console.print(_line(run), soft_wrap=True)
+                try:
+                    comparison.write(folder)
+                    unwritten = None
+                except OSError as error:  # a full disk, say: no reason to throw hours of training away
+                    unwritten = error
     except KeyboardInterrupt:
-        done = len(comparison.runs)
-        kept = f"{folder / 'results.json'} holds the {done} finished of {count} runs" if done else "nothing was written"
-        console.print(f"Interrupted: {kept}.", soft_wrap=True)
+        console.print(f"Interrupted: {kept()}.", soft_wrap=True)
         raise typer.Exit(130) from None
+    except Exception:
+        console.print(f"Failed: {kept()}.", soft_wrap=True)
+        raise
     console.print(table(comparison))
+    if unwritten is not None:
+        console.print(f"Could not write {file}: {escape(str(unwritten))}", soft_wrap=True)
+        raise typer.Exit(1)
     picture = plot_comparison(comparison, folder / "comparison.png")
-    console.print(f"Wrote {folder / 'results.json'} and {picture.name}", soft_wrap=True)
+    console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
 
 
 def _line(run: Run) -> str:
@@ -326,23 +408,30 @@ def _line(run: Run) -> str:
     )
 
 
-def _folder(out: Path | None, command: str) -> Path:
-    folder = out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{command}"
-    held = [name for name in ("results.json", "gradients.json") if (folder / name).exists()]
-    if held:
-        raise typer.BadParameter(f"{folder} already holds {held[0]}; name another folder", param_hint="--out")
-    return folder
-
-
 @contextmanager
-def _clean_errors() -> Iterator[None]:
-    """Turn the errors that a person can put right into one line without a traceback."""
+def _folder(out: Path | None, command: str) -> Iterator[Path]:
+    """Make the folder for the files, and see that it takes some, before anything is computed; an empty one goes."""
+    folder = out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{command}-{os.getpid()}"
+    made: list[Path] = []
     try:
-        yield
-    except ModuleNotFoundError as error:
-        raise typer.BadParameter(str(error), param_hint="--backend") from None
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        try:
+            if folder.exists() and not folder.is_dir():
+                raise typer.BadParameter(f"{folder} is a file; name a folder", param_hint="--out")
+            held = [name for name in ("results.json", "gradients.json") if (folder / name).exists()]
+            if held:
+                raise typer.BadParameter(f"{folder} already holds {held[0]}; name another folder", param_hint="--out")
+            made = [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = f"{folder} cannot be written: {error.strerror or error}; name another folder"
+            raise typer.BadParameter(reason, param_hint="--out") from None
+        yield folder
+    finally:
+        with suppress(OSError):
+            for path in made:
+                path.rmdir()
 
 
 @contextmanager

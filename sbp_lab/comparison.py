@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
@@ -25,7 +26,8 @@ def run_all(comparison: Comparison, on_epoch: EpochDone) -> Generator[Run, None,
     """Train every method with every seed and yield the runs as they finish.
 
     With more than one job each run has a process with one thread of its own: the arrays are small, and two runs side
-    by side take far less time than two threads in one. Closing the iterator, or an interrupt, ends the processes.
+    by side take far less time than two threads in one. Closing the iterator, or an interrupt, ends the processes; they
+    end by themselves when this one does, however it does.
 
     Args:
         comparison: what to run; ``comparison.jobs`` says how many at a time.
@@ -85,10 +87,19 @@ def _report(events: Queue[Any], on_epoch: EpochDone) -> None:
 def _start_worker(backend: str, events: Queue[Any]) -> None:
     global _events
     _events = events
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     # the parent alone answers Ctrl-C, and ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     trainers.load(backend).limit_threads()
+
+
+def _end_with_parent() -> None:
+    # a parent that is killed ends nobody: the other end of the pipe that it holds open closes
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(recipe: Recipe, method: str, seed: int) -> Run:

@@ -11,7 +11,7 @@ from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
 from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
-from sbp_lab.training import Recipe, batches
+from sbp_lab.training import Recipe, batches, check_batch_size
 
 
 def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: Dataset) -> dict[str, dict[str, float]]:
@@ -26,8 +26,7 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: D
         ValueError: an unknown method or backend, or fewer training images than a batch.
         ModuleNotFoundError: the backend's framework is not installed.
     """
-    if len(dataset.train_labels) < recipe.batch_size:
-        raise ValueError(f"batch_size must be at most {len(dataset.train_labels)}, got {recipe.batch_size}")
+    check_batch_size(recipe.batch_size, dataset)
     build = trainers.load(recipe.backend).make_trainer
     images, labels = next(batches(dataset, recipe.batch_size, seed, 1))
     norms: dict[str, dict[str, float]] = {}

@@ -138,9 +138,8 @@ def train(
     """
     began = time.perf_counter()
     validation.choice("method", method, METHODS)
+    check_batch_size(recipe.batch_size, dataset)
     per_epoch = len(dataset.train_labels) // recipe.batch_size
-    if per_epoch == 0:
-        raise ValueError(f"batch_size must be at most {len(dataset.train_labels)}, got {recipe.batch_size}")
     total = recipe.epochs * per_epoch
     schedule = METHODS[method].schedule
     taps = recipe.taps if schedule is not None else ()
@@ -189,6 +188,17 @@ def train(
         step_ms=float(np.median(steady)) * 1e3,
         seconds=time.perf_counter() - began,
     )
+
+
+def check_batch_size(batch_size: int, dataset: Dataset) -> None:
+    """Raise unless the training images fill a batch.
+
+    Raises:
+        ValueError: they do not.
+    """
+    count = len(dataset.train_labels)
+    if batch_size > count:
+        raise ValueError(f"batch_size must be at most {count}, the training images of {dataset.name}; got {batch_size}")
 
 
 def batches(dataset: Dataset, size: int, seed: int, epoch: int) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:

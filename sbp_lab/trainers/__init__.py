@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,12 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core import ResNetSpec, validation
+from sbp_core.registry import missing_framework
 
 Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-#: Name on the command line to the module with ``make_trainer``, ``devices``, ``neurons`` and ``limit_threads``.
-TRAINERS: dict[str, str] = {name: f"sbp_lab.trainers.{name}" for name in ("jax", "tf", "torch")}
+#: Name on the command line, and of the module here with ``make_trainer``, ``devices``, ``neurons`` and
+#: ``limit_threads``, to the extra that installs what it needs, and what that is.
+TRAINERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "jax": ("jax", ("jax", "flax", "optax")),
+    "keras": ("tf", ("keras",)),
+    "tf": ("tf", ("tensorflow", "keras")),
+    "torch": ("torch", ("torch", "numba")),
+}
 
 
 class StepResult(NamedTuple):
@@ -59,6 +67,19 @@ class TrainerFactory(Protocol):
         ...
 
 
+def check(name: str) -> None:
+    """Raise unless the backend's framework is installed; nothing is imported.
+
+    Raises:
+        ValueError: no backend of that name can train; the message lists those that can.
+        ModuleNotFoundError: a package of the framework is not installed; the message says how to install it.
+    """
+    extra, packages = TRAINERS[validation.choice("backend", name, TRAINERS)]
+    for package in packages:
+        if find_spec(package) is None:
+            raise missing_framework(package, extra, ModuleNotFoundError(name=package))
+
+
 def load(name: str) -> ModuleType:
     """Import the trainer of a backend.
 
@@ -66,4 +87,5 @@ def load(name: str) -> ModuleType:
         ValueError: no backend of that name can train; the message lists those that can.
         ModuleNotFoundError: the backend's framework is not installed.
     """
-    return importlib.import_module(TRAINERS[validation.choice("backend", name, TRAINERS)])
+    check(name)
+    return importlib.import_module(f"{__name__}.{name}")

@@ -76,7 +76,10 @@ class TorchTrainer:
         return loss
 
     def _images(self, images: Array) -> torch.Tensor:
-        return torch.as_tensor(images, device=self._device).permute(0, 3, 1, 2).contiguous()
+        # contiguous() keeps strides that one channel makes look like channels last, at which PyTorch's convolutions
+        # write beyond their memory on some processors
+        channels_first = torch.as_tensor(images, device=self._device).permute(0, 3, 1, 2)
+        return channels_first.clone(memory_format=torch.contiguous_format)
 
 
 def _norm(gradient: torch.Tensor | None) -> float:

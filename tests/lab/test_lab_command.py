@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 import sbp_torch
 from sbp_core import registry
-from sbp_lab import trainers
+from sbp_lab import cli, comparison, results, trainers
 from sbp_lab.cli import app
 
 # a parent may have told its children to ignore Ctrl-C
@@ -96,26 +98,142 @@ def test_what_follows_the_last_tap_gets_no_gradient_but_the_main_outputs(tmp_pat
     assert norms["shortcut"]["stem.conv"] != pytest.approx(norms["vanilla"]["stem.conv"], rel=1e-3)
 
 
+def words(done):
+    return " ".join(re.sub(r"[│\n]", " ", done.output).split())
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "option", "message"),
     [
-        (["train", "--backend", "abacus"], "backend must be one of 'jax', 'tf', 'torch'; got 'abacus'"),
-        (["train", "--net", "resnet9"], "net must be one of 'resnet10', 'resnet18', 'resnet34'; got 'resnet9'"),
-        (["train", "--data", "letters"], "data must be one of 'digits'; got 'letters'"),
-        (["train", "--method", "magic"], "method must be one of 'evolutionary', 'shortcut', 'vanilla'; got 'magic'"),
-        (["compare", "--methods", "vanilla,magic"], "method must be one of 'vanilla', 'shortcut', 'evolutionary'"),
-        (["train", "--taps", "layr1"], "tap 'layr1' does not exist; did you mean 'layer1'"),
-        (["train", "--surrogate", "heaviside"], "surrogate must be one of 'rectangle'"),
-        (["train", "--surrogate", "straight_through:2"], "surrogate 'straight_through' has no width"),
-        (["train", "--surrogate", "triangle:wide"], "surrogate must be NAME or NAME:WIDTH, got 'triangle:wide'"),
-        (["train", "--learning-rate", "0"], "learning_rate must be greater than 0"),
+        (["train", "--backend", "abacus"], "--backend", "one of 'jax', 'keras', 'tf', 'torch'; got 'abacus'"),
+        (["train", "--net", "resnet9"], "--net", "'resnet10', 'resnet18', 'resnet34'; got 'resnet9'; did you mean"),
+        (["train", "--data", "letters"], "--data", "data must be one of 'digits'; got 'letters'"),
+        (["train", "--method", "vanila"], "--method", "got 'vanila'; did you mean 'vanilla'?"),
+        (["compare", "--methods", "vanilla,evolutionry"], "--methods", "did you mean 'evolutionary'?"),
+        (["compare", "--methods", "vanilla,shortcut,vanilla"], "--methods", "must not repeat a name"),
+        (["compare", "--methods", ""], "--methods", "'evolutionary', 'shortcut', 'vanilla'; got ''"),
+        (["compare", "--seeds", "0"], "--seeds", "seeds must be at least 1, got 0"),
+        (["compare", "--seeds", "-3"], "--seeds", "seeds must be at least 1, got -3"),
+        (["compare", "--seeds", "two"], "--seeds", "integer"),
+        (["compare", "--jobs", "-1"], "--jobs", "jobs must be at least 0, got -1"),
+        (["train", "--seed", "-1"], "--seed", "seed must be at least 0, got -1"),
+        (["train", "--epochs", "0"], "--epochs", "epochs must be at least 1, got 0"),
+        (["train", "--batch-size", "0"], "--batch-size", "batch_size must be at least 1, got 0"),
+        (["train", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
+        (["gradients", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
+        (["train", "--width", "0"], "--width", "width must be at least 1, got 0"),
+        (["train", "-T", "0"], "--time-steps", "time_steps must be at least 1, got 0"),
+        (["train", "--combine", "sum"], "--combine", "'sum' is not one of 'logits', 'losses'"),
+        (["train", "--taps", "layr1"], "--taps", "tap 'layr1' does not exist; did you mean 'layer1'"),
+        (["train", "--taps", "layer1,layer1"], "--taps", "taps must not repeat a name"),
+        (["train", "--taps", ""], "--taps", "tap '' does not exist"),
+        (["train", "--surrogate", "heaviside"], "--surrogate", "surrogate must be one of 'rectangle'"),
+        (["train", "--surrogate", "straight_through:2"], "--surrogate", "'straight_through' has no width"),
+        (["train", "--surrogate", "triangle:wide"], "--surrogate", "NAME:HALF_WIDTH, a number; got 'triangle:wide'"),
+        (["train", "--surrogate", "triangle:0"], "--surrogate", "half_width must be greater than 0, got 0.0"),
+        (["train", "--surrogate", "triangle:nan"], "--surrogate", "half_width must be finite, got nan"),
+        (["train", "--learning-rate", "0"], "--learning-rate", "learning_rate must be greater than 0, got 0.0"),
+        (["train", "--learning-rate", "nan"], "--learning-rate", "learning_rate must be finite, got nan"),
+        (["train", "--weight-decay", "1.5"], "--weight-decay", "weight_decay must lie in [0, 1], got 1.5"),
     ],
 )
-def test_a_wrong_argument_is_answered_in_a_line_that_says_what_is_allowed(arguments, message, tmp_path):
+def test_a_wrong_argument_is_answered_before_any_training_with_its_option_its_value_and_what_is_allowed(
+    arguments, option, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainers, "load", None)
     done = sbp(*arguments, "--out", str(tmp_path / "out"))
     assert done.exit_code == 2
-    assert message in " ".join(re.sub(r"[│\n]", " ", done.output).split())
+    assert f"Invalid value for '{option}" in words(done) or f"Invalid value for {option}" in words(done), words(done)
+    assert message in words(done), words(done)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("text", "width"), [("rectangle:0.5", 1.0), ("triangle:0.5", 1.0), ("rectangle", 1.0)])
+def test_the_width_of_a_surrogate_is_the_distance_at_which_it_has_fallen_to_half(text, width):
+    surrogate = cli._surrogate(text)
+    assert surrogate.width == width
+    if ":" in text and "triangle" in text:
+        assert surrogate.derivative(np.array(0.5), np) == surrogate.derivative(np.array(0.0), np) / 2
+
+
+def _folder_that_is_a_file(path):
+    path.write_text("")
+    return path, "is a file"
+
+
+def _folder_in_a_file(path):
+    path.write_text("")
+    return path / "deep", "Not a directory"
+
+
+def _folder_that_takes_no_file(path):
+    return Path("/proc"), "cannot be written"
+
+
+def _folder_that_cannot_be(path):
+    return Path("/proc/new/deep"), "cannot be written"
+
+
+def _folder_with_too_long_a_name(path):
+    return path / ("x" * 300), "name too long"
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "gradients"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        _folder_that_is_a_file,
+        _folder_in_a_file,
+        _folder_that_takes_no_file,
+        _folder_that_cannot_be,
+        _folder_with_too_long_a_name,
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_before_any_training(command, make, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainers, "load", None)
+    out, message = make(tmp_path / "out")
+    if out.is_relative_to("/proc") and not Path("/proc/self").exists():
+        pytest.skip("/proc is not here: what a superuser cannot write either")
+    done = sbp(command, "--out", str(out))
+    assert done.exit_code == 2
+    assert "Invalid value for --out" in words(done)
+    assert message in words(done)
+
+
+def test_a_failure_in_training_keeps_its_traceback_and_leaves_no_empty_folder(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("from deep inside")
+
+    monkeypatch.setattr(comparison, "train", fail)
+    done = sbp("train", "--out", str(tmp_path / "new" / "out"), *TINY)
+    assert done.exit_code == 1
+    assert isinstance(done.exception, ValueError)
+    assert "Invalid value" not in done.output
+    assert "Failed: nothing was written" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_module_that_is_missing_deep_inside_is_not_blamed_on_the_backend(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise ModuleNotFoundError("No module named 'colour'", name="colour")
+
+    monkeypatch.setattr(comparison, "train", fail)
+    done = sbp("train", "--out", str(tmp_path / "out"), *TINY)
+    assert isinstance(done.exception, ModuleNotFoundError)
+    assert "--backend" not in done.output
+
+
+def test_a_disk_that_fills_while_training_does_not_cost_the_result(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    done = sbp("compare", "--methods", "vanilla", "--seeds", "1", "--epochs", "1", "--jobs", "1",
+               "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
+    assert done.exit_code == 1
+    assert re.search(r"│ vanilla +│ +\d+\.\d │", done.output), done.output
+    assert "Could not write" in done.output
+    assert "No space left on device" in done.output
 
 
 def test_a_folder_that_holds_results_is_not_written_over(tmp_path):
@@ -136,20 +254,30 @@ def test_backends_lists_what_is_installed_with_versions_devices_and_what_compute
     assert importlib.metadata.version("torch") in done.output
 
 
+@pytest.mark.parametrize("command", ["train", "compare", "gradients"])
 @pytest.mark.parametrize(
-    ("module", "arguments"), [(registry, ["backends"]), (trainers, ["train"]), (trainers, ["gradients"])]
+    ("backend", "package", "extra"),
+    [("torch", "numba", "torch"), ("tf", "keras", "tf"), ("jax", "optax", "jax"), ("keras", "keras", "tf")],
 )
-def test_a_framework_that_is_not_installed_is_answered_with_its_extra(module, arguments, monkeypatch, tmp_path):
+def test_what_a_backend_lacks_is_answered_with_its_extra(command, backend, package, extra, monkeypatch, tmp_path):
+    monkeypatch.setattr(trainers, "find_spec", lambda name: None if name == package else True)
+    monkeypatch.chdir(tmp_path)
+    done = sbp(command, "--backend", backend)
+    assert done.exit_code == 2, done.output
+    assert f'{package} is not installed; in a checkout of sbp: pip install ".[{extra}]"' in words(done)
+    assert "Invalid value for '--backend'" in words(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_backends_says_what_to_install_for_those_that_are_not_there(monkeypatch):
     def missing(name):
         raise registry.missing_framework("PyTorch", "torch", ModuleNotFoundError(name="torch"))
 
     monkeypatch.setattr(registry, "names", lambda: ["torch"])
-    monkeypatch.setattr(module, "load", missing)
-    monkeypatch.chdir(tmp_path)
-    done = sbp(*arguments)
-    assert done.exit_code == (0 if arguments == ["backends"] else 2), done.output
-    assert 'in a checkout of sbp: pip install ".[torch]"' in " ".join(re.sub(r"[│\n]", " ", done.output).split())
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(registry, "load", missing)
+    done = sbp("backends")
+    assert done.exit_code == 0, done.output
+    assert 'in a checkout of sbp: pip install ".[torch]"' in words(done)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -183,10 +311,37 @@ def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(numbe
     assert count >= 1
     assert f"results.json holds the {count} finished of 6000 runs" in output
     assert [path.name for path in out.iterdir()] == ["results.json"]
-    deadline = time.monotonic() + 10
-    while _alive(process.pid) and time.monotonic() < deadline:
+    _wait_for_the_end_of(process.pid)
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    # no handler runs then, and idle workers would wait for their queue for ever
+    command = [sys.executable, "-c", CODE, "compare", "--out", str(tmp_path / "out"), *TINY]
+    process = subprocess.Popen(
+        [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("vanilla, seed"):
+                break
+        process.kill()
+        process.wait(timeout=60)
+        _wait_for_the_end_of(process.pid)
+    finally:
+        if _alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_for_the_end_of(group):
+    deadline = time.monotonic() + 30
+    while _alive(group) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not _alive(process.pid)
+    assert not _alive(group)
 
 
 def _alive(group):
