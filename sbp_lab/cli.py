@@ -381,12 +381,12 @@ def _compare(
         with _interruptible(), progress, closing(run_all(comparison, epoch_done)) as runs:
             for run in runs:
                 comparison = comparison.with_run(run)
-                console.print(_line(run), soft_wrap=True)
                 try:
                     comparison.write(folder)
                     unwritten = None
                 except OSError as error:  # a full disk, say: no reason to throw hours of training away
                     unwritten = error
+                console.print(_line(run), soft_wrap=True)
     except KeyboardInterrupt:
         console.print(f"Interrupted: {kept()}.", soft_wrap=True)
         raise typer.Exit(130) from None
