@@ -9,7 +9,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+#: What every batch norm derives from.
+BatchNorm = _BatchNorm
 
 #: The attribute of a compiled network that holds what torch.compile was given.
 ORIGINAL = "_orig_mod"

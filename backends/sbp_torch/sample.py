@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from sbp_torch import private
 from sbp_torch.taps import Recorder
@@ -50,7 +49,7 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
             "take their sizes from the first training batch"
         ) from error
     for module in twin.modules():
-        if isinstance(module, BatchNorm):
+        if isinstance(module, private.BatchNorm):
             module.eval()
     recorder = Recorder(twin, taps)
     with torch.no_grad(), _random_numbers_kept(found):
