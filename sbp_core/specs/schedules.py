@@ -59,12 +59,12 @@ class Schedule(Spec, abstract=True):
         if self.total_steps is None:
             raise ValueError(f"total_steps of {self!r} is not set; pass it, or let a trainer call resolve()")
         xp: Any = math if isinstance(step, int | float) else array_namespace(step)
-        position = step
+        position = _clamp(_counted(step), self.total_steps)
         if self.per == "epoch":
             if self.steps_per_epoch is None:
                 raise ValueError(f"steps_per_epoch of {self!r} is not set, and per='epoch' needs it")
-            position = _epoch_end(step, self.steps_per_epoch, xp)
-        return self._value(_clamp(position, self.total_steps), self.total_steps, xp)
+            position = _clamp(_epoch_end(position, self.steps_per_epoch, xp), self.total_steps)
+        return self._value(position, self.total_steps, xp)
 
     @abstractmethod
     def _value(self, i: Any, total: int, xp: Any) -> Any:
@@ -73,6 +73,17 @@ class Schedule(Spec, abstract=True):
 
 def _is_whole(step: Any) -> bool:
     return isinstance(step, int) or (not isinstance(step, float) and not is_floating(step))
+
+
+def _counted(step: Any) -> Any:
+    """Return whole steps as integers that hold a training: Flax counts in uint32, which has no negatives."""
+    if isinstance(step, int | float) or is_floating(step):
+        return step
+    name = str(step.dtype)
+    if "uint" not in name and ("int32" in name or "int64" in name):
+        return step
+    xp = array_namespace(step)
+    return xp.astype(step, xp.int64 if "uint64" in name else xp.int32)
 
 
 def _epoch_end(step: Any, steps: int, xp: Any) -> Any:

@@ -31,6 +31,8 @@ class Node:
 
     __slots__ = ("operands", "operation", "surrogate")
     dtype = "node"
+    # a number of NumPy's leaves arithmetic to the node, which takes it as any other
+    __array_ufunc__ = None
     __hash__ = object.__hash__
 
     def __init__(self, operation: str, *operands: Operand, surrogate: Surrogate | None = None) -> None:
@@ -128,7 +130,13 @@ def _add(left: Operand, right: Operand) -> Operand:
         return right
     if _is(right, 0.0):
         return left
+    if _is_condition(left) and _is_condition(right):
+        raise NotTraceableError("the sum of two comparisons, which is 1 in arrays where both hold")
     return Node("+", left, right)
+
+
+def _is_condition(value: Operand) -> bool:
+    return isinstance(value, Node) and value.operation in COMPARISONS and value.surrogate is None
 
 
 def _multiply(left: Operand, right: Operand) -> Operand:

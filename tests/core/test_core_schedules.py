@@ -147,6 +147,26 @@ def test_all_steps_of_an_epoch_have_its_coefficient_when_compiled(framework, kin
         assert [schedule(int(k)) for k in steps] == pytest.approx(wanted, rel=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["uint32", "uint8", "int8", "int16", "uint64"])
+@pytest.mark.parametrize("per", ["iteration", "epoch"])
+def test_a_counter_of_any_integers_counts_the_same_steps(kind, per):
+    # flax.nnx.Optimizer counts in uint32
+    steps, total = np.arange(101), 210
+    schedule = Evolutionary(initial=0.25, total_steps=total, per=per, steps_per_epoch=7)
+    wanted = [per_epoch_by_hand(int(k), 7 if per == "epoch" else 1, total) for k in steps]
+    np.testing.assert_allclose(schedule(steps.astype(kind)), wanted, rtol=1e-6)
+    assert schedule(steps.astype(kind)[22]) == pytest.approx(wanted[22], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uint32", "uint8"])
+@pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
+def test_a_counter_without_negatives_counts_the_same_steps_when_compiled(framework, kind):
+    schedule = Evolutionary(initial=0.25, total_steps=210, per="epoch", steps_per_epoch=7)
+    steps = np.arange(101)
+    wanted = [per_epoch_by_hand(int(k), 7, 210) for k in steps]
+    np.testing.assert_allclose(compiled(framework, schedule)(steps.astype(kind)), wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize("framework", ["jax", "tensorflow", "torch"])
 def test_no_step_is_lost_where_float32_has_gaps(framework):
     total = 2**26
