@@ -1,6 +1,6 @@
-"""sbp for TensorFlow: pure functions and ``tf.Module``s for a training loop of one's own; Keras is not needed.
+"""sbp for TensorFlow: its native operations, pure functions. Networks on TensorFlow are ``sbp_keras``'s.
 
-Time is the leading axis, ``(time, batch, ...)``; images are channels last.
+Time is the leading axis, ``(time, batch, ...)``.
 """
 
 try:
@@ -14,40 +14,17 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_tf.layers import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_tf.losses import ShortcutLoss
-from sbp_tf.modules import BatchNorm, Conv2D, ConvolutionalReadout, Readout
-from sbp_tf.networks import ResNet, resnet18, resnet34
-from sbp_tf.neurons import implementation_for, initial_state, lif
-from sbp_tf.scheduler import CoefficientScheduler
-from sbp_tf.shortcut import Shortcut, Tappable
-from sbp_tf.spikes import spike
-from sbp_tf.weights import export_weights, import_weights
+from sbp_tf.neuron import implementation_for, initial_state, lif
+from sbp_tf.spike import spike
 
 __all__ = [
-    "IF",
-    "LIF",
-    "PLIF",
-    "BatchNorm",
-    "CoefficientScheduler",
-    "Conv2D",
-    "ConvolutionalReadout",
-    "CurrentLIF",
     "LIFSpec",
     "LIFState",
-    "LeakyIntegrator",
-    "Readout",
-    "ResNet",
-    "Shortcut",
     "ShortcutLoss",
     "ShortcutOutput",
-    "Tappable",
-    "export_weights",
     "implementation_for",
-    "import_weights",
     "initial_state",
     "lif",
-    "resnet18",
-    "resnet34",
     "spike",
 ]

@@ -14,8 +14,8 @@ from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.surrogates import Surrogate
 from sbp_tf.losses import ShortcutLoss
-from sbp_tf.neurons import lif
-from sbp_tf.spikes import spike
+from sbp_tf.neuron import lif
+from sbp_tf.spike import spike
 
 
 class TensorFlowEngine:

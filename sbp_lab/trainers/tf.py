@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from sbp_tf.neurons import UNROLL_UP_TO
+from sbp_tf.neuron import UNROLL_UP_TO
 
 
 def make_trainer(*arguments: Any, **options: Any) -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = {"PyTorch": "torch", "Keras 3": "keras", "JAX": "jax", "TensorFlow without Keras": "tensorflow"}
+FRAMEWORKS = {"PyTorch": "torch", "Keras 3": "keras", "JAX": "jax", "TensorFlow": "tensorflow"}
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 
 

@@ -77,7 +77,7 @@ def run(code):
 
 
 def test_it_prints_nothing_at_import_and_runs_where_there_is_no_keras():
-    result = run("import sys; sys.modules['keras'] = None; import sbp_tf; sbp_tf.LIF()([[0.5]])")
+    result = run("import sys; sys.modules['keras'] = None; import sbp_tf; sbp_tf.lif([[0.5]])")
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
 
 

@@ -95,8 +95,8 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "tf": Adapter(
         {
-            "fire": ("sbp_tf.neurons:spike", "sbp_tf.engine:spike"),
-            "step": ("sbp_tf.neurons:dynamics.step",),
+            "fire": ("sbp_tf.neuron:spike", "sbp_tf.engine:spike"),
+            "step": ("sbp_tf.neuron:dynamics.step",),
             "lif": ("sbp_tf.engine:lif",),
             "compose": ("sbp_tf.losses:compose_loss",),
         },

@@ -11,7 +11,7 @@ from sbp_core import dynamics
 from sbp_core.inputs import check_input, check_neuron, check_state
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.validation import choice
-from sbp_tf.spikes import spike
+from sbp_tf.spike import spike
 
 Implementation = Literal["auto", "unrolled", "loop"]
 
