@@ -30,7 +30,7 @@ def paper_lif() -> LIFSpec:
 
 
 def authors_lif() -> LIFSpec:
-    """Return the neuron of the public code of the paper's authors: decay 0.25, threshold 0.5, reset not detached."""
+    """Return the neuron of the authors' other public code (none is of this paper): decay 0.25, threshold 0.5."""
     return LIFSpec(decay=0.25, threshold=0.5, surrogate=Rectangle(width=1.0))
 
 
