@@ -16,7 +16,7 @@ THRESHOLDS = [1.0, 0.5, 0.0, -0.25]
 
 @pytest.fixture(autouse=True)
 def double():
-    # snnTorch makes its spikes and its beta in the default dtype
+    # snnTorch keeps its beta in the default dtype, and its spikes in float32
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
@@ -31,7 +31,7 @@ def differentiated(neuron):
     x = X.clone().requires_grad_()
     spikes = neuron(x)
     (spikes * COTANGENT).sum().backward()
-    return spikes.detach(), x.grad
+    return spikes.detach().double(), x.grad
 
 
 def assert_same(preset, theirs, options):
