@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import keras
 from keras import ops
 
 from sbp_core import validation
-from sbp_keras.readout import Readout
+from sbp_core.taps import TapLayout
+from sbp_keras.layers import BatchNormalization, Readout
 
 BranchMaker = Callable[[int, int], keras.layers.Layer]
 #: A branch by name, a function of (channels, num_classes) that makes the layer, or the layer of each tap.
@@ -21,14 +22,16 @@ _CONVOLUTIONS = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers
 
 @keras.saving.register_keras_serializable(package="sbp")
 class ConvolutionalReadout(Readout):
-    """A small convolutional head: 3-wide convolution, batch norm, ReLU, and then :class:`~sbp_keras.Readout`.
+    """A small convolutional head: 3-wide convolution, batch norm and ReLU, and then :class:`~sbp_keras.Readout`.
 
-    The convolution keeps channels and map, and has no bias; it starts Kaiming normal over what goes out.
+    One convention for all frameworks: stride 1, padding 1, no bias, as many channels as before; batch norm over time,
+    batch and space, as in :class:`~sbp_keras.BatchNormalization`, with epsilon 1e-5 and momentum 0.9. The convolution
+    starts Kaiming normal over what goes out.
 
     Args:
         num_classes: number of logits.
-        time_axis: axis of time in the input, None for an input without one.
-        channel_axis: axis of the channels; the others but the batch, one to three, are space.
+        time_axis: axis of time in the input, None for an input without one, or "merged".
+        channels: where the channels are; the others but the batch, one to three, are space.
         **arguments: those of :class:`~sbp_keras.Readout`.
 
     Raises:
@@ -59,38 +62,38 @@ class ConvolutionalReadout(Readout):
             kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
             dtype=self.dtype_policy,
         )
-        self.norm = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy)
+        self.norm = BatchNormalization(momentum=0.9, epsilon=1e-5, dtype=self.dtype_policy)
         maps = (None, *space, channels)
         self.convolution.build(maps)
         self.norm.build(maps)
         super().build(input_shape)
 
-    def call(self, inputs: Any, per_step: bool | None = None, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, per_step: bool | None = None, mask: Any = None, training: bool | None = None) -> Any:
         """Convolve, normalise over batch and time, rectify, and read out."""
         time, channel = self._axes(len(inputs.shape))
         order = [axis for axis in range(len(inputs.shape)) if axis not in (0, time, channel)]
         leading = [0] if time is None else [0, time]
         moved = ops.transpose(inputs, [*leading, *order, channel])
-        maps = ops.reshape(moved, (-1, *moved.shape[len(leading) :]))
-        maps = ops.relu(self.norm(self.convolution(maps), training=training))
-        moved = ops.reshape(maps, (-1, *moved.shape[1 : len(leading)], *moved.shape[len(leading) :]))
+        sizes = ops.shape(moved)
+        maps = ops.reshape(moved, (-1, *sizes[len(leading) :]))
+        valid = None if mask is None or self.time_axis != 1 else ops.reshape(mask, (-1,))
+        maps = ops.relu(self.norm(self.convolution(maps), training=training, mask=valid))
         back = [*leading, *order, channel]
-        return super().call(ops.transpose(moved, [back.index(axis) for axis in range(len(back))]), per_step)
-
-
-class _Axes(NamedTuple):
-    """What the branches that have a name need to know."""
-
-    time_axis: int | None
-    channel_axis: int
-    per_step: bool
+        maps = ops.reshape(maps, sizes)
+        return super().call(ops.transpose(maps, [back.index(axis) for axis in range(len(back))]), per_step, mask)
 
 
 _NAMED: dict[str, type[Readout]] = {"linear": Readout, "convolutional": ConvolutionalReadout}
 
 
 def make_branches(
-    branch: Branch, tensors: Mapping[str, Any], num_classes: int, dtype: Any, **axes: Any
+    branch: Branch,
+    tensors: Mapping[str, Any],
+    num_classes: int,
+    dtype: Any,
+    *,
+    layouts: Mapping[str, TapLayout],
+    per_step: bool,
 ) -> list[keras.layers.Layer]:
     """Return a built layer for each tap.
 
@@ -99,14 +102,14 @@ def make_branches(
         tensors: the symbolic output of each tapped block.
         num_classes: of the logits.
         dtype: dtype policy of the branches that have a name.
-        **axes: ``time_axis``, ``channel_axis`` and ``per_step``.
+        layouts: how each tapped output lies.
+        per_step: whether the logits are those of every step.
 
     Raises:
-        ValueError: an unknown name, a tap without a layer or a layer without a tap, axes that a tapped output has
-            not, or a layer whose output is not logits.
+        ValueError: an unknown name, a tap without a layer or a layer without a tap, a tapped output that does not lie
+            so, or a layer whose output is not logits.
         TypeError: neither a name, a function nor a mapping; or no layer where there should be one.
     """
-    where = _Axes(**axes)
     if isinstance(branch, str):
         validation.choice("branch", branch, _NAMED)
     elif isinstance(branch, keras.layers.Layer) or not (callable(branch) or isinstance(branch, Mapping)):
@@ -118,14 +121,22 @@ def make_branches(
         raise ValueError(f"branch must have the taps {sorted(tensors)} as its keys, got {sorted(branch)}")
     made: list[keras.layers.Layer] = []
     for tap, tensor in tensors.items():
+        layout = layouts[tap]
         if isinstance(branch, str):
             name = f"branch_{tap}".replace("/", "_").replace(":", "_")
-            layer = _NAMED[branch](num_classes, name=name, dtype=dtype, **where._asdict())
+            where: dict[str, Any] = {"time_axis": layout.time_axis, "channels": _channel_axis(tap, tensor, layout)}
+            options: dict[str, Any] = {
+                "time_steps": layout.time_steps,
+                "per_step": per_step,
+                "name": name,
+                "dtype": dtype,
+            }
+            layer = _NAMED[branch](num_classes, **where, **options)
         elif isinstance(branch, Mapping):
             layer = branch[tap]
         else:
-            layer = branch(_channels(tap, tensor, where.channel_axis), num_classes)
-        _check(tap, layer, tensor, num_classes, where.per_step)
+            layer = branch(_channels(tap, tensor, layout), num_classes)
+        _check(tap, layer, tensor, num_classes, per_step)
         if any(layer is other for other in made):
             raise ValueError(f"branch of tap {tap!r} must be a layer of its own, got {layer.name!r} again")
         made.append(layer)
@@ -142,9 +153,14 @@ def _check(tap: str, layer: Any, tensor: Any, num_classes: int, per_step: bool) 
         raise ValueError(f"branch of tap {tap!r} must give {wanted.format(num_classes)}, logits; it gives {shape}")
 
 
-def _channels(tap: str, tensor: Any, channel_axis: int) -> int:
-    if not -len(tensor.shape) <= channel_axis < len(tensor.shape) or tensor.shape[channel_axis] is None:
-        raise ValueError(
-            f"channel_axis must be an axis of tap {tap!r} of known size, got {channel_axis} for {tensor.shape}"
-        )
-    return int(tensor.shape[channel_axis])
+def _channel_axis(tap: str, tensor: Any, layout: TapLayout) -> int:
+    axis = layout.check_tap(tap, tuple(tensor.shape)).channels
+    # the layout counts with merged time split
+    return axis - 1 if layout.time_axis == "merged" else axis
+
+
+def _channels(tap: str, tensor: Any, layout: TapLayout) -> int:
+    size = tensor.shape[_channel_axis(tap, tensor, layout)]
+    if size is None:
+        raise ValueError(f"the channels of tap {tap!r} must be of known size, got shape {tuple(tensor.shape)}")
+    return int(size)

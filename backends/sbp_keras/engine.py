@@ -22,6 +22,7 @@ from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import ResNet
 from sbp_keras.neurons import LIF
 from sbp_keras.shortcut import ShortcutModel
+from sbp_keras.spike import spike
 from sbp_keras.weights import export_weights, import_weights
 
 
@@ -61,7 +62,7 @@ class KerasEngine:
 
     def spike(self, x: Any, surrogate: Surrogate, *, inclusive: bool) -> Any:
         """Fire."""
-        return native.spike(x, surrogate, inclusive=inclusive)
+        return spike(x, surrogate, inclusive=inclusive)
 
     def neuron(self, spec: LIFSpec, dtype: str) -> Callable[..., tuple[Any, LIFState]]:
         """Return the layer as a function of its input, its state and its weight."""

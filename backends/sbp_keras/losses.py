@@ -1,17 +1,25 @@
-"""The loss of a shortcut network, for training loops of one's own."""
+"""The loss of a shortcut network: for training loops of one's own, and of what was compiled."""
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 from keras import ops
 
-from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import Combine, LossSpec, as_loss
-from sbp_keras.numerics import cross_entropy, mean
+from sbp_keras.numerics import cross_entropy, mean, scalar
 
-_NAMESPACE = SimpleNamespace(mean=lambda x: mean(x, tuple(range(len(x.shape)))), sum=ops.sum, exp=ops.exp)
+
+def _everywhere(x: Any) -> Any:
+    return mean(x, tuple(range(len(x.shape))))
+
+
+_NAMESPACE = SimpleNamespace(mean=_everywhere, sum=ops.sum, exp=ops.exp, where=ops.where)
 
 
 class ShortcutLoss:
@@ -19,7 +27,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output.
+    distillation of the branches from the main output, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -47,27 +55,150 @@ class ShortcutLoss:
         Args:
             output: main logits ``(batch, classes)``, ``(batch, time, classes)`` where ``spec.per_step``; and the
                 branches'.
-            labels: integer classes, ``(batch,)``.
+            labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches; a number or a scalar tensor.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput, or the labels are not integers.
-            ValueError: logits of another rank, or labels of another shape.
+            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
+            ValueError: logits of another rank, labels or branches of another shape, or a coefficient that is no scalar.
         """
         if not isinstance(output, ShortcutOutput):
             raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
         main, labels = output.main, ops.convert_to_tensor(labels)
-        if "int" not in str(labels.dtype):
-            raise TypeError(f"labels must be integer classes, got {labels.dtype}")
-        self.spec.check_logits(tuple(main.shape), tuple(labels.shape), batch_axis=0)
+        dtype = keras.backend.standardize_dtype(labels.dtype)
+        soft = self.spec.check_logits(tuple(main.shape), tuple(labels.shape), labels_dtype=dtype, batch_axis=0)
+        for place, branch in enumerate(output.branches):
+            if tuple(branch.shape) != tuple(main.shape):
+                raise ValueError(
+                    f"branches must have the shape of the main logits, {tuple(main.shape)}; branch {place} has "
+                    f"{tuple(branch.shape)}"
+                )
+        if soft:
+            labels = ops.cast(labels, main.dtype)
         if self.spec.per_step:
-            labels = ops.repeat(ops.expand_dims(labels, 1), main.shape[1], axis=1)
+            labels = ops.expand_dims(labels, 1)
+
+        def entropy(logits: Any) -> Any:
+            if soft:
+                return soft_cross_entropy(logits, labels, log_softmax=ops.log_softmax, xp=_NAMESPACE)
+            return cross_entropy(logits, ops.broadcast_to(labels, ops.shape(logits)[:-1]))
+
         return compose_loss(
             self.spec,
             output,
-            ops.cast(coefficient, main.dtype),
-            cross_entropy=lambda logits: cross_entropy(logits, labels),
+            scalar("coefficient", coefficient, main.dtype),
+            cross_entropy=entropy,
             log_softmax=ops.log_softmax,
             detach=ops.stop_gradient,
             xp=_NAMESPACE,
         )
+
+
+class StepLoss:
+    """The compiled loss of logits ``(batch, classes)``, or ``(batch, time, classes)``: of these the mean over steps.
+
+    Every step is a sample of its own to the compiled loss, with its sample's label.
+
+    Args:
+        compiled: labels, logits and weights to the compiled loss, a scalar.
+        given: the loss as it was given to ``compile``.
+        labels: of the samples.
+        weights: of the samples, or of each step, ``(batch, time)``.
+        mask: which steps count, ``(batch, time)``; a sample's valid steps share the weight of all of its steps.
+        smoothing: share of every label that is spread evenly over the classes.
+    """
+
+    def __init__(
+        self,
+        compiled: Callable[[Any, Any, Any], Any],
+        given: Any,
+        labels: Any,
+        weights: Any,
+        mask: Any,
+        smoothing: float,
+    ) -> None:
+        self._compiled, self._labels, self._weights, self._smoothing = compiled, labels, weights, smoothing
+        self._share = None
+        if mask is not None:
+            valid = ops.cast(mask, keras.backend.floatx())
+            count = ops.sum(valid, axis=1, keepdims=True)
+            self._share = valid * (ops.sum(ops.ones_like(valid), axis=1, keepdims=True) / ops.maximum(count, 1.0))
+        reductions = {getattr(loss, "reduction", None) == "sum" for loss in keras.tree.flatten(given)}
+        if len(reductions) > 1:
+            raise ValueError("the losses given to compile() must all sum over the batch, or none; some do")
+        self._sums = reductions.pop()
+        self.namespace = SimpleNamespace(mean=self._mean, sum=ops.sum, exp=ops.exp, where=ops.where)
+
+    def __call__(self, logits: Any) -> Any:
+        """Return the loss, a scalar."""
+        labels, weights, rows, steps = self._labels, self._weights, logits, None
+        if len(logits.shape) == 3:
+            batch, steps, classes = ops.shape(logits)
+            rows = ops.reshape(logits, (-1, classes))
+            labels = keras.tree.map_structure(lambda y: _repeated(y, batch, steps), labels)
+            weights = keras.tree.map_structure(lambda w: self._of_steps(w, batch, steps), weights)
+            if self._share is not None and weights is None:
+                weights = ops.reshape(self._share, (-1,))
+        loss = self._compiled(labels, rows, weights)
+        if self._smoothing:
+            even = -mean(ops.cast(ops.log_softmax(rows), self.dtype(rows)), (1,))
+            first = keras.tree.flatten(weights)[0]
+            if first is not None:
+                even = even * ops.reshape(ops.cast(first, even.dtype), (-1,))
+            spread = ops.sum(even) if self._sums else _mean(even)
+            loss = (1.0 - self._smoothing) * ops.cast(loss, spread.dtype) + self._smoothing * spread
+        if self._sums and steps is not None:
+            loss = loss / ops.cast(steps, loss.dtype)
+        return ops.cast(loss, self.dtype(logits))
+
+    @staticmethod
+    def dtype(logits: Any) -> str:
+        """Return the dtype of a loss of these logits: Keras computes losses in ``floatx``."""
+        return "float64" if keras.backend.standardize_dtype(logits.dtype) == "float64" else keras.backend.floatx()
+
+    def _mean(self, values: Any) -> Any:
+        """Return the mean of ``(batch, ...)``, of masked logits over the steps that count."""
+        if self._share is not None:
+            share = ops.cast(self._share, values.dtype)
+            values = values * ops.reshape(share, (*ops.shape(share), *[1] * (len(values.shape) - 2)))
+        return _mean(ops.cast(values, self.dtype(values)))
+
+    def _of_steps(self, weights: Any, batch: Any, steps: Any) -> Any:
+        """Return the weight of each step, ``(batch * time,)``."""
+        if weights is None:
+            return None
+        weights = ops.convert_to_tensor(weights)
+        shape = tuple(weights.shape)
+        known = isinstance(steps, int)
+        if len(shape) not in (1, 2) or (len(shape) == 2 and known and shape[1] not in (None, 1, steps)):
+            raise ValueError(
+                f"sample_weight must have shape (batch,), or (batch, time) with the {steps} steps of the logits; got "
+                f"{shape}"
+            )
+        weights = ops.expand_dims(weights, 1) if len(shape) == 1 else weights
+        weights = ops.broadcast_to(weights, (batch, steps))
+        if self._share is not None:
+            weights = ops.cast(weights, self._share.dtype) * self._share
+        return ops.reshape(weights, (-1,))
+
+
+def _repeated(labels: Any, batch: Any, steps: Any) -> Any:
+    labels = ops.convert_to_tensor(labels)
+    rest = ops.shape(labels)[1:]
+    return ops.reshape(ops.broadcast_to(ops.expand_dims(labels, 1), (batch, steps, *rest)), (-1, *rest))
+
+
+def _mean(values: Any) -> Any:
+    """Return the mean, as the replicas of a strategy share that of a Keras loss."""
+    ones = ops.ones((1,), values.dtype)
+    share = _Itself(name="share", dtype=keras.backend.standardize_dtype(values.dtype))(ones, ones)
+    # not all of it as a Keras loss, which divides in float32 on PyTorch (Keras 3.15)
+    return _everywhere(values) * share
+
+
+class _Itself(keras.losses.Loss):
+    """The mean of what it is given."""
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return ``y_pred``."""
+        return y_pred

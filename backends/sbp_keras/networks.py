@@ -9,9 +9,8 @@ from typing import Any
 import keras
 
 from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
+from sbp_keras.layers import BatchNormalization, Readout, RepeatTime, StepConv2D, StepMaxPooling2D
 from sbp_keras.neurons import LIF
-from sbp_keras.readout import Readout
-from sbp_keras.steps import BatchNormalization, RepeatTime, StepConv2D, StepMaxPooling2D
 
 
 @keras.saving.register_keras_serializable(package="sbp")
@@ -24,12 +23,13 @@ class ResNet(keras.Model):
     Args:
         spec: the network, or its ``to_dict()``.
         input_shape: ``(height, width, channels)`` of a still image, which is encoded once and repeated
-            ``spec.time_steps`` times; or ``(time, height, width, channels)`` of frames, each encoded.
+            ``spec.time_steps`` times; or ``(time, height, width, channels)`` of frames, each encoded, with
+            ``spec.time_steps`` or None, any number, for ``time``.
         name: of the model.
         dtype: dtype or dtype policy of every layer.
 
     Raises:
-        ValueError: a shape of another rank, or with other channels than the spec's.
+        ValueError: a shape of another rank, or with other channels or steps than the spec's.
         TypeError: not a spec.
 
     Example:
@@ -55,6 +55,11 @@ class ResNet(keras.Model):
             raise ValueError(f"input_shape must be (height, width, channels) or (time, height, ...), got {shape}")
         if shape[-1] != spec.in_channels:
             raise ValueError(f"input_shape must end in the spec's in_channels, {spec.in_channels}; got {shape}")
+        if len(shape) == 4 and shape[0] not in (None, spec.time_steps):
+            raise ValueError(
+                f"input_shape of frames must be (time, height, width, channels) with the spec's time_steps="
+                f"{spec.time_steps}, got {shape}; pass time_steps={shape[0]}, or None for any number of steps"
+            )
         inputs = keras.Input(shape, name="image" if len(shape) == 3 else "frames", dtype=keras.config.floatx())
         super().__init__(inputs=inputs, outputs=_Layers(spec, dtype).network(inputs), name=name)
         self.spec = spec
@@ -73,7 +78,11 @@ class ResNet(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResNet:
         """Return the network that :meth:`get_config` describes, with new weights."""
-        return cls(**(config | {"dtype": keras.dtype_policies.deserialize(config["dtype"])}))
+        spec, shape = config["spec"], config["input_shape"]
+        if len(shape) == 4 and shape[0] is not None:
+            # an earlier version took frames of another number of steps than the spec's
+            spec = {**spec, "time_steps": shape[0]}
+        return cls(**(config | {"spec": spec, "dtype": keras.dtype_policies.deserialize(config["dtype"])}))
 
 
 def resnet(spec: ResNetSpec, input_shape: Sequence[int | None] = (32, 32, 3), **arguments: Any) -> ResNet:

@@ -7,14 +7,14 @@ import functools
 import math
 from collections import namedtuple
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import keras
 from keras import ops
 
 from sbp_core.inputs import check_input
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_keras import native
+from sbp_keras import native, numerics
 
 
 @keras.saving.register_keras_serializable(package="sbp")
@@ -48,6 +48,8 @@ class LIF(keras.layers.Layer):
         [0.0, 1.0, 0.0]
     """
 
+    #: Where time is, for whoever asks the network's layers.
+    time_axis: ClassVar[Literal[1]] = 1
     _defaults: ClassVar[Any] = LIFSpec
 
     def __init__(
@@ -70,6 +72,7 @@ class LIF(keras.layers.Layer):
             raise TypeError(f"spec must be a LIFSpec, got {spec!r} of type {type(spec).__name__}")
         self.spec: LIFSpec = spec if spec is not None else self._defaults(**fields)
         self.return_state = return_state
+        self.supports_masking = True
         # looked up once: torch.compile breaks its graph at an import
         self._lif = native.adapter().lif
 
@@ -80,7 +83,7 @@ class LIF(keras.layers.Layer):
             start = math.log(self.spec.decay / (1.0 - self.spec.decay))
             # autocast off: the sigmoid is taken in the weight's own precision
             self.decay_logit = self.add_weight(
-                name="decay_logit", shape=(), initializer=keras.initializers.Constant(start), autocast=False
+                name="decay_logit", shape=(), initializer=numerics.constant(start), autocast=False
             )
         self.built = True
 
@@ -94,6 +97,10 @@ class LIF(keras.layers.Layer):
         if state is None and not self.return_state:
             return output
         return output, _keras_state(self.spec, final)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """Return the mask of the steps, which a neuron passes on; a state has none."""
+        return [previous_mask, *(None for _ in _parts(self.spec))] if self.return_state else previous_mask
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return ``input_shape``: a neuron keeps it."""

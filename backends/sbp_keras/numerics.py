@@ -1,4 +1,4 @@
-"""Reductions that keep the dtype they are given."""
+"""Operations that keep the dtype they are given."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -29,6 +30,27 @@ def matmul(x: Any, kernel: Any) -> Any:
     if keras.backend.standardize_dtype(x.dtype) != "float64":
         return ops.matmul(x, kernel)
     return x @ ops.convert_to_tensor(kernel)
+
+
+def constant(value: float) -> Any:
+    """Return an initializer of one number; Keras's own takes it through float32 on TensorFlow (Keras 3.15)."""
+
+    def initializer(shape: Any, dtype: Any = None) -> Any:
+        return ops.convert_to_tensor(np.full(shape, value), dtype)
+
+    return initializer
+
+
+def scalar(name: str, value: Any, dtype: Any) -> Any:
+    """Return a number or a scalar as a tensor of ``dtype``; ``ops.cast`` takes a Python number through float32.
+
+    Raises:
+        ValueError: it is no scalar.
+    """
+    tensor = ops.convert_to_tensor(value, dtype)
+    if tuple(tensor.shape) != ():
+        raise ValueError(f"{name} must be a number or a scalar, got shape {tuple(tensor.shape)}")
+    return tensor
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import keras
@@ -12,12 +11,16 @@ from keras import ops
 
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, compose_loss, sum_logits
+from sbp_core.selection import of_each
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.shortcut import ShortcutSpec
+from sbp_core.taps import Channels, TapLayout
+from sbp_keras import numerics, private
 from sbp_keras.branches import Branch, make_branches
-from sbp_keras.numerics import mean
-from sbp_keras.taps import TapModel
+from sbp_keras.layers import mean_over_time, renamed
+from sbp_keras.losses import StepLoss
+from sbp_keras.taps import TapModel, time_axis_of
 
 
 @keras.saving.register_keras_serializable(package="sbp")
@@ -31,12 +34,15 @@ class ShortcutModel(keras.Model):
     With ``combine="losses"`` training gives ``ShortcutOutput(main, branches)``, and ``fit`` minimises
     ``L(main) + lambda * sum_l L(branch_l)`` with the compiled loss as L; its metrics are then the main model's. A
     ``loss_spec`` adds supervision of every time step and distillation of the branches, with the compiled loss as the
-    cross-entropy of :func:`sbp_core.composition.compose_loss`; weights of samples and classes are the compiled loss's.
+    cross-entropy of :func:`sbp_core.composition.compose_loss`; weights of samples and classes are the compiled loss's,
+    and label smoothing's. Where every step is supervised, weights ``(batch, time)`` are those of each step, and steps
+    that Keras's mask leaves out do not count.
 
     The coefficient moves by itself where the model has a ``schedule``: the k-th call in training, counted by the
     weight ``step``, uses ``schedule(k)``. That is computed inside the compiled step, so it holds in ``fit``,
     ``train_on_batch``, a loop of your own, and with several steps per execution. :class:`~sbp_keras.ShortcutCallback`
-    sets a schedule that counts its steps from ``fit``. Without a schedule set ``model.coefficient.assign(value)``.
+    sets a schedule that counts its steps from ``fit``. Without a schedule set ``model.coefficient.assign(value)``, in a
+    callback too, on every backend; ask for ``model.coefficient`` anew each time.
     If the compiled optimizer accumulates gradients over n steps, these n use the coefficient of the last of them.
 
     The net itself is not changed: ``model.main`` is the object that went in, and :meth:`strip` returns it. Schedule,
@@ -55,24 +61,29 @@ class ShortcutModel(keras.Model):
             the mean over time, and training gives logits ``(batch, time, num_classes)``.
         schedule: the coefficient as a function of the step, or its ``to_dict()``.
         coefficient: where the weight of the branches starts; 1 is the paper's plain shortcut.
-        time_axis: axis of time in the tapped outputs, None for a net without time.
-        channel_axis: axis of the channels in the tapped outputs.
+        time_axis: where time is in the tapped outputs: 1, ``(batch, time, ..., channels)``; None for a net without
+            time; "merged", ``(time * batch, ..., channels)``, time outermost, with ``time_steps``. "stated" takes 1
+            where neurons of this package are in the net; any other net needs the argument. For time elsewhere give
+            ``branch`` layers of your own, :class:`~sbp_keras.Readout` of that axis for one.
+        channels: of all taps, or a mapping from each to its own: "last"; "first", before the axes of space; or an axis.
+        time_steps: how many steps are merged.
         dtype: dtype or dtype policy of the model and its branches; the first tapped layer's unless given. Under
             "mixed_float16" ``compile`` scales the loss.
         **arguments: ``name`` and ``trainable``, as in every Keras model.
 
     Raises:
         ValueError: a tap that does not exist (those that do are listed) or is called more than once, an unknown
-            composition, axes that a tapped output has not, a net whose output is not ``(batch, num_classes)``, a
-            branch that does not fit, or a schedule without ``total_steps``.
-        TypeError: a net that cannot be tapped (the message says what to do), or an argument of another type.
+            composition, no time axis, axes that a tapped output has not, a net whose output is not ``(batch,
+            num_classes)``, a branch that does not fit, or a schedule without ``total_steps``.
+        TypeError: a net that cannot be tapped (the message says what to do), a ShortcutModel, or an argument of another
+            type.
 
     Example:
         >>> from sbp_keras import Readout
         >>> inputs = keras.Input((4, 8))
         >>> hidden = keras.layers.Dense(3, name="hidden")(inputs)
         >>> net = keras.Model(inputs, Readout(2)(hidden))
-        >>> model = ShortcutModel(net, taps=["hidden"], num_classes=2)
+        >>> model = ShortcutModel(net, taps=["hidden"], num_classes=2, time_axis=1)
         >>> model.main is net and model.strip() is net
         True
     """
@@ -90,44 +101,61 @@ class ShortcutModel(keras.Model):
         loss_spec: LossSpec | Mapping[str, Any] | None = None,
         schedule: Schedule | Mapping[str, Any] | None = None,
         coefficient: float = 1.0,
-        time_axis: int | None = 1,
-        channel_axis: int = -1,
+        time_axis: Literal[1, "merged", "stated"] | None = "stated",
+        channels: Channels | Mapping[str, Channels] = "last",
+        time_steps: int | None = None,
         dtype: Any = None,
         **arguments: Any,
     ) -> None:
+        if isinstance(net, ShortcutModel):
+            raise TypeError("net must not be a ShortcutModel: it has its branches; wrap net.main with all the taps")
         loss = _loss_spec(combine, loss_spec)
         spec = ShortcutSpec(taps=cast("tuple[str, ...]", taps), combine=loss.combine)
-        if loss.per_step and time_axis is None:
-            raise ValueError("loss_spec must not be per_step where time_axis is None: there are no time steps")
         tapped = TapModel(net, spec, per_step=loss.per_step)
         validation.count("num_classes", num_classes)
         if tuple(net.output_shape)[1:] != (num_classes,):
             raise ValueError(f"net must give (batch, {num_classes}), num_classes logits; it gives {net.output_shape}")
-        first = tapped.tensors[spec.taps[0]]._keras_history.operation
+        place = time_axis_of(net, tapped.tensors, time_axis)
+        if loss.per_step and place is None:
+            raise ValueError("loss_spec must not be per_step where time_axis is None: there are no time steps")
         # autocast off: the net takes its inputs as they are, as it does without us
-        super().__init__(dtype=dtype or getattr(first, "dtype_policy", None), autocast=False, **arguments)
+        super().__init__(dtype=dtype or tapped.dtype_policy, autocast=False, **arguments)
         self.spec = spec
         self.loss_spec = loss
         self.num_classes = num_classes
-        self.time_axis = time_axis
-        self.channel_axis = channel_axis
+        self.time_axis = place
+        self.channels = channels
+        self.time_steps = time_steps
+        self.supports_masking = True
         self._tapped = tapped
         self.main = net
+        where = of_each("channels", channels, spec.taps, "last")
         self.branches = make_branches(
             branch,
             tapped.tensors,
             num_classes,
             self.dtype_policy,
-            time_axis=time_axis,
-            channel_axis=channel_axis,
+            layouts={tap: TapLayout(time_axis=place, channels=where[tap], time_steps=time_steps) for tap in spec.taps},
             per_step=loss.per_step,
         )
-        start = keras.initializers.Constant(validation.finite("coefficient", coefficient))
-        self.coefficient = self._add_state("coefficient", "float32", start)
-        self.step = self._add_state("step", "int", "zeros")
+        # a float32 coefficient would round a float64 net's logits
+        precision = "float64" if net.outputs[0].dtype == "float64" else "float32"
+        start = numerics.constant(validation.finite("coefficient", coefficient))
+        self._coefficient = self._add_state("coefficient", precision, start)
+        self._step = self._add_state("step", "int", "zeros")
         self._schedule: Schedule | None = None
         self.schedule = schedule
         self.built = True
+
+    @property
+    def coefficient(self) -> Any:
+        """The weight of the branches, a variable; in ``fit`` too it has its present value, and may be assigned."""
+        return self._present(self._coefficient)
+
+    @property
+    def step(self) -> Any:
+        """The number of steps that were trained with a schedule, a variable."""
+        return self._present(self._step)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -149,11 +177,12 @@ class ShortcutModel(keras.Model):
             self.train_function = None
             self.make_train_function()
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Return the main logits; in training the composed ones, or all of them for ``combine="losses"``."""
+        options = {} if mask is None else {"mask": mask}
         if not training:
-            return self.main(inputs, training=training)
-        main, blocks = self._tapped(inputs)
+            return self.main(inputs, training=training, **options)
+        main, blocks = self._tapped(inputs, **options)
         if self._schedule is not None:
             self._advance(self._schedule, main)
         # training is said outright: on JAX this call is not inside one that Keras could take it from
@@ -163,7 +192,14 @@ class ShortcutModel(keras.Model):
         )
         if self.spec.combine == "losses":
             return ShortcutOutput(main, branches)
-        return sum_logits(main, branches, ops.cast(self.coefficient, main.dtype))
+        summed = sum_logits(main, branches, ops.cast(self._coefficient, main.dtype))
+        if _has_time(main):
+            private.set_mask(summed, private.mask_of(main))
+        return summed
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        """Return None: logits have no mask of the inputs'."""
+        return
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
@@ -171,29 +207,40 @@ class ShortcutModel(keras.Model):
         """Return the compiled loss; of main and branches apart, or of every step, what ``loss_spec`` makes of it.
 
         Raises:
-            ValueError: there is no compiled loss to compose.
+            ValueError: there is no compiled loss to compose, or sample weights of another shape.
         """
+        if not _has_time(_main(y_pred)):
+            sample_weight = self._of_samples(sample_weight)
         if not isinstance(y_pred, ShortcutOutput):
-            if not _has_time(y_pred):
+            smoothed = training and self.loss_spec.label_smoothing > 0.0
+            if not (smoothed or _has_time(y_pred)):
                 return super().compute_loss(x, y, y_pred, sample_weight, training)
             y_pred = ShortcutOutput(y_pred, ())
-        if self._compile_loss is None:
+        compiled = private.compiled_loss(self)
+        if compiled is None:
             raise ValueError("compile() must be given a loss, the one that main and branches are held to; got None")
+        mask = private.mask_of(y_pred.main) if _has_time(y_pred.main) else None
+        each = StepLoss(compiled, self.loss, y, sample_weight, mask, self.loss_spec.label_smoothing)
         composed = compose_loss(
-            self.loss_spec,
+            self.loss_spec.replace(label_smoothing=0.0),  # it is in the loss, where samples have their weights
             y_pred,
-            self.coefficient,
-            cross_entropy=lambda logits: self._compiled_loss(y, logits, sample_weight),
+            ops.cast(self._coefficient, each.dtype(y_pred.main)),
+            cross_entropy=each,
             log_softmax=ops.log_softmax,
             detach=ops.stop_gradient,
-            xp=SimpleNamespace(mean=_mean, sum=ops.sum, exp=ops.exp),
+            xp=each.namespace,
         )
-        return sum(map(ops.sum, self.losses), composed)
+        return sum((ops.cast(ops.sum(loss), composed.dtype) for loss in self.losses), composed)
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Update the compiled metrics; where main and branches are apart, with the main output."""
-        main = y_pred.main if isinstance(y_pred, ShortcutOutput) else y_pred
-        return super().compute_metrics(x, y, mean(main, (1,)) if _has_time(main) else main, sample_weight)
+        """Update the compiled metrics; where main and branches are apart, with the main output.
+
+        Weights of each step weigh a sample by their mean.
+        """
+        main = _main(y_pred)
+        if _has_time(main):
+            main = mean_over_time(main, private.mask_of(main))
+        return super().compute_metrics(x, y, main, self._of_samples(sample_weight))
 
     def strip(self) -> keras.Model:
         """Return the model that went in, as it was."""
@@ -211,7 +258,8 @@ class ShortcutModel(keras.Model):
             "loss_spec": self.loss_spec.to_dict(),
             "schedule": None if self._schedule is None else self._schedule.to_dict(),
             "time_axis": self.time_axis,
-            "channel_axis": self.channel_axis,
+            "channels": self.channels,
+            "time_steps": self.time_steps,
         }
 
     @classmethod
@@ -222,7 +270,7 @@ class ShortcutModel(keras.Model):
             return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
 
         branch = {tap: restored(layer) for tap, layer in config["branch"].items()}
-        return cls(**(config | {"net": restored(config["net"]), "branch": branch}))
+        return cls(**(renamed(config) | {"net": restored(config["net"]), "branch": branch}))
 
     def _add_state(self, name: str, dtype: str, initializer: Any) -> Any:
         # the replicas of a distribution strategy all assign the same value
@@ -236,35 +284,48 @@ class ShortcutModel(keras.Model):
             aggregation="only_first_replica",
         )
 
+    def _of_samples(self, sample_weight: Any) -> Any:
+        """Return one weight for each sample, of weights of each step their mean."""
+
+        def of_sample(weights: Any) -> Any:
+            if weights is None or len(weights.shape) < 2 or weights.shape[1] == 1:
+                return weights
+            if not self.loss_spec.per_step:
+                raise ValueError(
+                    f"sample_weight must have shape (batch,) unless loss_spec is per_step, got {tuple(weights.shape)}"
+                )
+            return numerics.mean(ops.convert_to_tensor(weights), (1,))
+
+        return keras.tree.map_structure(of_sample, sample_weight)
+
+    def _present(self, variable: Any) -> Any:
+        # within fit on JAX the values are elsewhere; a variable that was asked for is read again before the next step
+        if not private.is_stateless() and hasattr(self, "jax_state_sync"):
+            self.jax_state_sync()
+        return variable
+
     def _advance(self, schedule: Schedule, main: Any) -> None:
         """Go on to the next training step and set its coefficient."""
         # 0, but of the data: where they run out, TensorFlow would still run what does not depend on them
-        nothing = ops.cast(ops.sum(main[:0]), self.step.dtype)
-        step = self.step + 1 + nothing
-        self.step.assign(step)
-        optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        window = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        last = -(-step // window) * window
-        self.coefficient.assign(ops.cast(schedule(last), self.coefficient.dtype))
+        nothing = ops.cast(ops.sum(main[:0]), self._step.dtype)
+        step = self._step + 1 + nothing
+        self._step.assign(step)
+        last = -(-step // self.window) * self.window
+        if self._coefficient.dtype == "float64":
+            last = ops.cast(last, "float64")
+        self._coefficient.assign(ops.cast(schedule(last), self._coefficient.dtype))
 
-    def _compiled_loss(self, y: Any, logits: Any, sample_weight: Any) -> Any:
-        """Return the compiled loss; of logits with an axis of time the mean over the steps."""
-        if not _has_time(logits):
-            return self._compile_loss(y, logits, sample_weight)
-        steps = ops.unstack(logits, axis=1)
-        return sum(self._compile_loss(y, step, sample_weight) for step in steps) / len(steps)
-
-
-class _Mean(keras.losses.Loss):
-    """The mean of what it is given; as a Keras loss, so that the replicas of a strategy share it as they do others."""
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return ``y_pred``."""
-        return y_pred
+    @property
+    def window(self) -> int:
+        """Steps whose gradients the compiled optimizer accumulates; all of them use the coefficient of the last."""
+        # in a loop of one's own nothing need be compiled
+        optimizer = getattr(self, "optimizer", None)
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        return getattr(optimizer, "gradient_accumulation_steps", None) or 1
 
 
-def _mean(values: Any) -> Any:
-    return _Mean(name="mean")(values, values)
+def _main(output: Any) -> Any:
+    return output.main if isinstance(output, ShortcutOutput) else output
 
 
 def _has_time(logits: Any) -> bool:

@@ -7,21 +7,22 @@ outputs it names one by its position, ``"lstm:0"``.
 # mypy: allow-subclassing-any
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import keras
 
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_keras.readout import Readout
+from sbp_core.taps import TimeAxis, resolve_time_axis
+from sbp_keras import private
+from sbp_keras.layers import Readout, RepeatTime
+from sbp_keras.neurons import LIF
 
-#: A layer's calls in a graph, by position among its calls; each has the tensors that went in and that came out.
-_Calls = dict[int, "_Call"]
+#: A layer's calls in a graph, by position among its calls.
+_Calls = dict[int, private.Call]
 
-
-class _Call(NamedTuple):
-    inputs: list[Any]
-    outputs: list[Any]
+#: Where time may be in a tapped output: Keras has the batch first.
+TIME_AXES: tuple[TimeAxis, ...] = (1, None, "merged")
 
 
 class TapModel:
@@ -30,6 +31,7 @@ class TapModel:
     Attributes:
         tensors: the symbolic output of each tapped block, by tap.
         head: the layer that makes logits of what the graph gives, where every step's are wanted.
+        dtype_policy: the first tapped layer's; None where it has none.
 
     Args:
         net: a functional model, or a Sequential one that knows its input shape, with one output.
@@ -51,17 +53,20 @@ class TapModel:
             output, self.head = _before_the_mean(net)
         self._graph = _Graph(net, {tap: tap for tap in spec.taps}, output)
         self.tensors: dict[str, Any] = {tap: self._graph.tapped[tap] for tap in spec.taps}
+        call = private.call_of(self.tensors[spec.taps[0]])
+        self.dtype_policy: Any = getattr(None if call is None else call.operation, "dtype_policy", None)
 
-    def __call__(self, inputs: Any) -> tuple[Any, dict[str, Any]]:
-        """Return the main logits and the tapped outputs, as in training."""
-        outputs = self._graph(inputs, training=True)
+    def __call__(self, inputs: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """Return the main logits and the tapped outputs, as in training; ``options`` may hold a ``mask``."""
+        outputs = self._graph(inputs, training=True, **options)
         main = outputs["output"]
         if self.head is not None:
-            main = self.head(main, per_step=True)
+            steps, main = main, self.head(main, per_step=True)
+            private.set_mask(main, private.mask_of(steps))
         return main, outputs["taps"]
 
 
-class _Graph(keras.Model):
+class _Graph(private.Substituting):
     """A functional model over another one's layers that gives its taps, of nested models too, and an output.
 
     A nested model's layers are not in the outer graph, and calling them anew there would leave a mark on them; so
@@ -87,19 +92,18 @@ class _Graph(keras.Model):
         )
         self._nested = _Hidden({id(layers[name]): graph for name, graph in nested.items()})
 
-    def _run_through_graph(
-        self, inputs: Any, operation_fn: Callable[[Any], Any] = lambda operation: operation, call_fn: Any = None
-    ) -> Any:
+    def substituted(self, run: Callable[[Callable[[Any], Any]], Any]) -> Any:
+        """Return the outputs, with the taps of nested models among them."""
         nested = getattr(self, "_nested", None)
-        if not nested or call_fn is not None:
-            return super()._run_through_graph(inputs, operation_fn, call_fn)
+        if not nested:
+            return super().substituted(run)
         found: dict[str, Any] = {}
 
-        def choose(operation: Any) -> Any:
+        def substitute(operation: Any) -> Any:
             graph = nested.get(id(operation))
-            return operation_fn(operation if graph is None else _StandIn(graph, found))
+            return operation if graph is None else _StandIn(graph, found)
 
-        outputs = super()._run_through_graph(inputs, choose)
+        outputs = run(substitute)
         return outputs | {"taps": outputs["taps"] | found}
 
 
@@ -136,6 +140,41 @@ class _StandIn:
         return outputs["output"]
 
 
+def time_axis_of(net: keras.Model, tensors: Mapping[str, Any], given: Any) -> TimeAxis:
+    """Return where time is in the tapped outputs: what the caller says, else what the neurons in it say.
+
+    Args:
+        net: the network.
+        tensors: the symbolic output of each tapped block.
+        given: the caller's argument; "stated" where it was left out.
+
+    Raises:
+        ValueError: neither says so, or a tapped output is not what the neurons say.
+    """
+    layers = list(private.layers_of(net))
+    neurons = [layer for layer in layers if isinstance(layer, LIF)]
+    said = [net.time_axis] if hasattr(net, "time_axis") else []
+    said += [neuron.time_axis for neuron in neurons]
+    place = resolve_time_axis(given, said, f"net {net.name!r}", allowed=TIME_AXES, channels="last")
+    if given != "stated" or place != 1:
+        return place
+    steps = {inputs[0].shape[1] for neuron in neurons for inputs in private.inputs_of(neuron)}
+    before = _before_time(layers)
+    for tap, tensor in tensors.items():
+        shape = tuple(tensor.shape)
+        other = len(shape) > 2 and steps and None not in (*steps, shape[1]) and shape[1] not in steps
+        if other or id(tensor) in before:
+            why = "comes before the image is repeated over time"
+            if id(tensor) not in before:
+                why = f"has not their {' or '.join(map(str, sorted(steps)))} steps there"
+            raise ValueError(
+                f"time_axis must be given: the neurons of {net.name!r} have time in axis 1, and tap {tap!r}, of shape "
+                f"{shape}, {why}. Pass time_axis=None if the taps have no time, or time_axis=1 if axis 1 is time all "
+                "the same"
+            )
+    return place
+
+
 def _check_net(net: Any) -> None:
     if not isinstance(net, keras.Model):
         raise TypeError(f"net must be a keras.Model, got {type(net).__name__}")
@@ -158,6 +197,25 @@ def _runs_by_its_graph(layer: Any) -> bool:
         return False
     owner = next(kind for kind in type(layer).__mro__ if "call" in vars(kind))
     return owner.__module__.partition(".")[0] == "keras"
+
+
+def _before_time(layers: Iterable[Any]) -> set[int]:
+    """Return the ids of the tensors that lead to a layer which repeats an image over time, and so have none."""
+    found: set[int] = set()
+    pending = [
+        tensor
+        for layer in layers
+        if isinstance(layer, RepeatTime)
+        for inputs in private.inputs_of(layer)
+        for tensor in inputs
+    ]
+    while pending:
+        tensor = pending.pop()
+        if id(tensor) not in found:
+            found.add(id(tensor))
+            call = private.call_of(tensor)
+            pending.extend([] if call is None else call.inputs)
+    return found
 
 
 def _check_taps(net: keras.Model, spec: ShortcutSpec) -> None:
@@ -196,7 +254,7 @@ def _tensor(tap: str, name: str, calls: Mapping[str, _Calls]) -> Any:
     return tensors[int(position)]
 
 
-def _called_once(tap: str, name: str, calls: _Calls) -> _Call:
+def _called_once(tap: str, name: str, calls: _Calls) -> private.Call:
     if len(calls) != 1:
         raise ValueError(
             f"tap {tap!r}: {name!r} is called {len(calls)} times in the network, so it has no one output; "
@@ -214,27 +272,27 @@ def _calls(model: keras.Model) -> dict[str, _Calls]:
     found: dict[str, _Calls] = {}
     pending, seen = list(model.outputs), set()
     while pending:
-        operation, index, _ = pending.pop()._keras_history
-        if operation is None or (id(operation), index) in seen:
+        call = private.call_of(pending.pop())
+        if call is None or (id(call.operation), call.place) in seen:
             continue
-        seen.add((id(operation), index))
-        node = operation._inbound_nodes[index]
-        found.setdefault(operation.name, {})[index] = _Call(node.input_tensors, list(node.outputs))
-        pending.extend(node.input_tensors)
+        seen.add((id(call.operation), call.place))
+        found.setdefault(call.operation.name, {})[call.place] = call
+        pending.extend(call.inputs)
     return found
 
 
 def _before_the_mean(net: keras.Model) -> tuple[Any, Any]:
     """Return the tensor that the last layer takes, and that layer if it is to make logits of every step of it."""
-    operation, index, _ = net.outputs[0]._keras_history
-    if isinstance(operation, Readout) and operation.time_axis is not None:
-        return operation._inbound_nodes[index].input_tensors[0], operation
-    if isinstance(operation, keras.layers.GlobalAveragePooling1D):
-        return operation._inbound_nodes[index].input_tensors[0], None
+    call = private.call_of(net.outputs[0])
+    operation = None if call is None else call.operation
+    if call is not None and isinstance(operation, Readout) and operation.time_axis is not None:
+        return call.inputs[0], operation
+    if call is not None and isinstance(operation, keras.layers.GlobalAveragePooling1D):
+        return call.inputs[0], None
     raise ValueError(
-        f"net must end in the mean over time for a loss of every step, and its last layer is {operation.name!r}, a "
-        f"{type(operation).__name__}: end it in sbp_keras.Readout over time, or in keras.layers.GlobalAveragePooling1D "
-        "over logits (batch, time, classes)"
+        f"net must end in the mean over time for a loss of every step, and its last layer is "
+        f"{getattr(operation, 'name', None)!r}, a {type(operation).__name__}: end it in sbp_keras.Readout over time, "
+        "or in keras.layers.GlobalAveragePooling1D over logits (batch, time, classes)"
     )
 
 

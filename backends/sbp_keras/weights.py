@@ -1,4 +1,4 @@
-"""Weights in and out under the names and layouts that all frameworks share."""
+"""Weights in and out under the names and layouts that all frameworks share (:mod:`sbp_core.weights`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
+from sbp_core import weights as shared
+from sbp_core.weights import Array
 from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.networks import ResNet, layer_name
 from sbp_keras.shortcut import ShortcutModel
-
-Array = NDArray[Any]
 
 # Keras's name of a weight, to the shared one
 _PARTS = {
@@ -44,7 +43,8 @@ def export_weights(net_or_model: keras.Model) -> dict[str, Array]:
     Convolutions are OIHW, linear layers (classes, channels). A :class:`ResNet` has the names of
     ``spec.parameter_shapes()``; any other functional model those of its layers, ``layer.weight``, with the names of
     models in front where they are nested. A :class:`ShortcutModel` has ``main.<name>`` and ``branches.<tap>.weight``
-    and ``.bias``; of a convolutional branch also ``branches.<tap>.conv`` and ``.bn``.
+    and ``.bias``, or ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and ``.linear.weight``.
+    :func:`sbp_core.weights.save` writes them to a file.
 
     Raises:
         ValueError: a layer holds a weight that has no shared name, or two would have the same.
@@ -59,21 +59,17 @@ def export_weights(net_or_model: keras.Model) -> dict[str, Array]:
 
 
 def import_weights(net_or_model: keras.Model, weights: Mapping[str, Array]) -> None:
-    """Write what :func:`export_weights` returned, of this or another framework; all names and shapes are checked first.
+    """Write what :func:`export_weights` returned, of this or another framework, in the dtypes that the model has.
+
+    Everything is checked before anything is written.
 
     Raises:
-        ValueError: a name is missing or unknown, or a shape differs; nothing has been written then.
+        ValueError: a name is missing or unknown, or a shape differs.
+        TypeError: weights that are not floating.
     """
     slots = _slots(net_or_model)
-    missing, unknown = sorted(set(slots) - set(weights)), sorted(set(weights) - set(slots))
-    if missing or unknown:
-        raise ValueError(f"weights must have the names of the network; missing: {missing}, unknown: {unknown}")
-    arrays = {name: np.asarray(weights[name]) for name in slots}
-    for name, slot in slots.items():
-        if arrays[name].shape != slot.shape:
-            raise ValueError(f"weights[{name!r}] must have shape {slot.shape}, got {arrays[name].shape}")
-    for name, slot in slots.items():
-        slot.variable.assign(np.transpose(arrays[name], np.argsort(slot.axes)))
+    for name, array in shared.checked({name: slot.shape for name, slot in slots.items()}, weights).items():
+        slots[name].variable.assign(np.transpose(array, np.argsort(slots[name].axes)))
 
 
 def _slots(model: keras.Model) -> dict[str, _Slot]:
@@ -109,7 +105,7 @@ def _branch(branch: keras.layers.Layer, prefix: str) -> Iterator[tuple[str, _Slo
     elif isinstance(branch, ConvolutionalReadout):
         yield from _layer(branch.convolution, f"{prefix}.conv")
         yield from _layer(branch.norm, f"{prefix}.bn")
-        yield from _named([branch.kernel, branch.bias], prefix)
+        yield from _named([branch.kernel, branch.bias], f"{prefix}.linear")
     else:
         yield from _layer(branch, prefix)
 
@@ -125,12 +121,7 @@ def _named(variables: Iterable[Any], prefix: str) -> Iterator[tuple[str, _Slot]]
                 f"weight {variable.path!r} has no shared name; known are {', '.join(_PARTS)}. "
                 "Use model.save_weights for a model with other layers"
             )
-        yield f"{prefix}.{_PARTS[variable.name]}", _Slot(variable, _axes(len(variable.shape)))
-
-
-def _axes(rank: int) -> tuple[int, ...]:
-    # kernels end in (inputs, outputs): these come first, swapped, and space after them
-    return tuple(range(rank)) if rank < 2 else (rank - 1, rank - 2, *range(rank - 2))
+        yield f"{prefix}.{_PARTS[variable.name]}", _Slot(variable, shared.to_canonical(len(variable.shape)))
 
 
 def _to_numpy(variable: Any) -> Array:

@@ -10,9 +10,9 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 FILES = {
-    "layers": ["neurons", "networks", "contract"],
-    "shortcuts": ["shortcut", "matrix"],
-    "training": ["training", "distribution"],
+    "layers": ["neurons", "networks", "contract", "double"],
+    "shortcuts": ["shortcut", "layouts", "matrix"],
+    "training": ["training", "losses", "coefficient", "distribution"],
 }
 WITH_CELLS = ["shortcuts", "training"]  # of the matrix
 TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "SBP_TEST_DEVICES": "2"}

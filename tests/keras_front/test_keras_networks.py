@@ -96,11 +96,17 @@ def test_the_pool_pads_with_nothing_rather_than_zeros():
 
 def test_frames_are_each_encoded():
     frames = np.random.default_rng(2).normal(size=(2, 4, 6, 6, 2)).astype("float32")
-    net = sbp_keras.resnet(SPEC, (4, 6, 6, 2))
     weights = random_weights(SPEC)
-    sbp_keras.import_weights(net, weights)
     logits, _ = resnet_by_hand(SPEC, weights, np.swapaxes(frames, 0, 1))
-    np.testing.assert_allclose(net.predict(frames, verbose=0), logits, rtol=0, atol=1e-5)
+    for spec, shape in ((SPEC.replace(time_steps=4), (4, 6, 6, 2)), (SPEC, (None, 6, 6, 2))):
+        net = sbp_keras.resnet(spec, shape)
+        sbp_keras.import_weights(net, weights)
+        np.testing.assert_allclose(net.predict(frames, verbose=0), logits, rtol=0, atol=1e-5)
+    # time first, or another number of steps
+    with pytest.raises(ValueError, match=r"time_steps=3, got \(4, 6, 6, 2\); pass time_steps=4, or None"):
+        sbp_keras.resnet(SPEC, (4, 6, 6, 2))
+    config = sbp_keras.resnet(SPEC, (3, 6, 6, 2)).get_config() | {"input_shape": [4, 6, 6, 2]}
+    assert sbp_keras.ResNet.from_config(config).input_shape == (None, 4, 6, 6, 2)  # files of before
 
 
 def test_weights_have_the_canonical_names_and_layouts():
@@ -119,13 +125,17 @@ def test_weights_survive_a_round_trip_and_bad_ones_write_nothing():
     for name, value in sbp_keras.export_weights(net).items():
         np.testing.assert_array_equal(value, weights[name])
     zeros = {name: np.zeros_like(value) for name, value in weights.items()}
-    with pytest.raises(ValueError, match=r"missing: \['head.bias'\]"):
+    with pytest.raises(ValueError, match=r"missing: 'head.bias'"):
         sbp_keras.import_weights(net, {name: value for name, value in zeros.items() if name != "head.bias"})
-    with pytest.raises(ValueError, match=r"unknown: \['tail'\]"):
+    with pytest.raises(ValueError, match=r"unknown: 'tail'"):
         sbp_keras.import_weights(net, zeros | {"tail": np.zeros(1)})
     with pytest.raises(ValueError, match=r"'head.weight'\] must have shape \(5, 6\), got \(6, 5\)"):
         sbp_keras.import_weights(net, zeros | {"head.weight": np.zeros((6, 5))})
-    np.testing.assert_array_equal(sbp_keras.export_weights(net)["stem.conv.weight"], weights["stem.conv.weight"])
+    for kind in ("int64", "bool", "complex64"):
+        with pytest.raises(TypeError, match=r"'head.bias'\] must hold floating-point numbers"):
+            sbp_keras.import_weights(net, zeros | {"head.bias": np.zeros(5, kind)})
+    for name, value in sbp_keras.export_weights(net).items():
+        np.testing.assert_array_equal(value, weights[name])
 
 
 def test_a_shortcut_names_its_main_model_and_its_branches():
@@ -145,7 +155,12 @@ def test_other_branches_have_names_of_their_own_or_are_refused():
         return keras.Sequential([keras.layers.GlobalAveragePooling3D(), keras.layers.Dense(classes, name="last")])
 
     shapes = {
-        "convolutional": {"weight": (5, 4), "bias": (5,), "conv.weight": (4, 4, 3, 3), "bn.weight": (4,)},
+        "convolutional": {
+            "conv.weight": (4, 4, 3, 3),
+            **{f"bn.{part}": (4,) for part in ("weight", "bias", "running_mean", "running_var")},
+            "linear.weight": (5, 4),
+            "linear.bias": (5,),
+        },
         stacked: {"last.weight": (5, 4), "last.bias": (5,)},
     }
     for branch, parts in shapes.items():

@@ -351,7 +351,7 @@ def test_an_axis_that_the_input_lacks_is_refused():
     x = np.zeros((2, 4, 3), "float32")
     with pytest.raises(ValueError, match="time_axis must be an axis"):
         sbp_keras.Readout(7, time_axis=3)(x)
-    with pytest.raises(ValueError, match="must differ"):
+    with pytest.raises(ValueError, match="time_axis and channels must differ"):
         sbp_keras.Readout(7, time_axis=2)(x)
 
 

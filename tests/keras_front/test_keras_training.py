@@ -342,7 +342,7 @@ class Subclassed(keras.Model):
 
 
 def shortcut(taps=TAPS, net=None, **options):
-    return sbp_keras.ShortcutModel(net or make_net(), taps, CLASSES, **options)
+    return sbp_keras.ShortcutModel(net or make_net(), taps, CLASSES, **({"time_axis": 1} | options))
 
 
 def around(block, **options):
