@@ -75,7 +75,7 @@ def _tensorflow() -> Operations:
 ADAPTERS: dict[str, Adapter] = {
     "torch": Adapter(
         {
-            "fire": ("sbp_torch.neuron:fire",),
+            "fire": ("sbp_torch.neuron:fire", "sbp_torch.spike:fire"),
             "step": ("sbp_torch.neuron:dynamics.step",),
             "lif": ("sbp_torch.engine:lif",),
             "compose": ("sbp_torch.losses:compose_loss",),
