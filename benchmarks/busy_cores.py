@@ -4,8 +4,9 @@ Fused loops against the same neurons in tensor operations, and ReLU. Every DataL
 The contenders take turns; the figures are medians, and medians of ratios of the same round.
 """
 
-import multiprocessing
 import statistics
+import subprocess
+import sys
 
 import torch
 from common import arguments, differentiated, machine, table, take_turns
@@ -15,27 +16,32 @@ from resnet_cpu import Elementwise, step, with_neurons
 import sbp_torch
 from sbp_core import ResNetSpec
 
-
-def spin():
-    """Keep a core busy."""
-    while True:
-        sum(range(10_000))
+# they end by themselves once their parent is gone
+SPIN = """
+import os
+parent = os.getppid()
+print("computing", flush=True)
+while os.getppid() == parent:
+    sum(range(1_000_000))
+"""
 
 
 class Busy:
     """So many processes that do nothing but compute, while it lasts."""
 
     def __init__(self, count):
-        self.workers = [multiprocessing.get_context("spawn").Process(target=spin, daemon=True) for _ in range(count)]
+        self.count = count
 
     def __enter__(self):
+        command = [sys.executable, "-S", "-c", SPIN]
+        self.workers = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(self.count)]
         for worker in self.workers:
-            worker.start()
+            worker.stdout.readline()  # it has begun
 
     def __exit__(self, *error):
         for worker in self.workers:
-            worker.terminate()
-            worker.join()
+            worker.kill()
+            worker.communicate()
 
 
 def contenders():
