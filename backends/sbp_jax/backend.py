@@ -1,5 +1,0 @@
-"""The engine under its former name, for environments whose entry points are older."""
-
-from sbp_jax.engine import make_engine as make_backend
-
-__all__ = ["make_backend"]
