@@ -18,7 +18,7 @@ from sbp_conformance.isolation import Gathered, Limits, run_isolated
 from sbp_conformance.levels import LEVELS
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import SCHEMA, BackendRun, Report
-from sbp_conformance.run import MODES, Selection, matching
+from sbp_conformance.run import MODES, Selection, matching, unmatched
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         names = [case.name for case in matching(selection)]
+        for told in unmatched(selection):
+            print(told, file=sys.stderr)
     except ModuleNotFoundError as error:
         given.error(str(error))
     if options.list:

@@ -34,10 +34,6 @@ _PAGE = """<!doctype html>
 """
 
 
-#: More failures than this are folded away: what is below them would be out of sight.
-_OPEN = 12
-
-
 def render(report: Report) -> str:
     """Return the page."""
     sections = [
@@ -97,8 +93,13 @@ def _head(run: BackendRun) -> str:
     mark = "good" if run.passed else "none" if run.status == "not installed" else "bad"
     return (
         f'<th scope="col"><span class="dot {mark}"></span>{escape(run.backend)}'
+        f"<small>{_WORDS[mark]}</small>"
         f"<small>{escape(told)}</small><small>{run.seconds:.0f} s</small></th>"
     )
+
+
+#: A state in words, for those who do not see its colour.
+_WORDS = {"good": "passed", "bad": "failed", "none": "did not run"}
 
 
 def _cell(row: Row | None, run: BackendRun) -> str:
@@ -109,6 +110,8 @@ def _cell(row: Row | None, run: BackendRun) -> str:
     errors = [f"f{dtype[-2:]} {_error(row.gradients[dtype])}" for dtype in FULL if dtype in row.gradients]
     if row.differing is not None:
         errors.append(f"{row.differing} spikes")
+    if row.good < row.cases:
+        errors.insert(0, f"{row.cases - row.good} failed")
     if row.expected:
         errors.append(f"{row.expected} as expected")
     return f'<td class="{mark}"><b>{row.good}</b>/{row.cases}<small>{" &middot; ".join(errors)}</small></td>'
@@ -130,9 +133,8 @@ def _wrong(report: Report) -> str:
         if bad:
             many = f"{len(bad)} check{'s' if len(bad) > 1 else ''}"
             checks = "\n".join(_failure(run, outcome) for outcome in bad)
-            mark = " open" if len(bad) <= _OPEN else ""
             head = f"<summary><b>{escape(run.backend)}</b>: {many}</summary>"
-            parts.append(f"<details{mark}>{head}\n{checks}\n</details>")
+            parts.append(f"<details open>{head}\n{checks}\n</details>")
     if report.stale:
         entries = "".join(f"<li><code>{escape(name)}</code></li>" for name in report.stale)
         parts.append(f"<p class='bad'>Expected failures that match no check:</p><ul>{entries}</ul>")

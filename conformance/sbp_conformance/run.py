@@ -6,6 +6,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple, cast, get_args
@@ -13,6 +14,7 @@ from typing import NamedTuple, cast, get_args
 from sbp_conformance.levels import Case, cases_of, default_levels
 from sbp_conformance.precision import DTYPES
 from sbp_conformance.results import Finding, NotOffered, Outcome
+from sbp_conformance.watch import Watched
 from sbp_core import backend as contract
 from sbp_core.backend import Backend, Mode
 
@@ -69,6 +71,17 @@ def matching(selection: Selection) -> list[Case]:
     found = [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
     examples = selection.examples
     return found if examples is None else [case.with_examples(examples) for case in found]
+
+
+def unmatched(selection: Selection) -> Iterator[str]:
+    """Yield a line for each pattern of cases that names none of the levels selected, with names that are near."""
+    levels = default_levels() if selection.levels is None else selection.levels
+    names = [case.name for level in levels for case in cases_of(level)]
+    for pattern in selection.cases or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = get_close_matches(pattern, names, n=3, cutoff=0.5)
+            told = f"did you mean {', '.join(near)}?" if near else "--list names them all"
+            yield f"no case is called {pattern!r} in {', '.join(levels)}; {told}"
 
 
 def plan(backend: Backend, selection: Selection) -> Plan:
@@ -129,14 +142,14 @@ def _named(case: Case, patterns: Sequence[str] | None) -> bool:
 def run_check(backend: Backend, check: Check) -> Outcome:
     """Run one check; whatever the backend raises becomes its result, and what it declines is not held against it."""
     case, mode, dtype = check
-    start = time.perf_counter()
+    start, watched = time.perf_counter(), Watched(backend)
     try:
-        findings = case.run(backend, dtype=dtype, mode=mode)
+        findings = [*case.run(cast(Backend, watched), dtype=dtype, mode=mode), *watched.findings()]
     except contract.NotOffered as declined:
         declined_outcome = outcome_of(check, (), seconds=time.perf_counter() - start)
         return replace(declined_outcome, declined=str(declined) or "not said what")
     except (Exception, SystemExit) as error:  # a backend may call sys.exit; Ctrl-C still stops the run
-        findings = [Finding(quantity="call", kind="contract", problem=f"raised {_brief(error)}")]
+        findings = [Finding(quantity="call", kind="contract", problem=f"raised {_brief(error)}"), *watched.findings()]
     return outcome_of(check, findings, seconds=time.perf_counter() - start)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sbp_conformance import LEVELS, cases_of
 from sbp_conformance.levels import neuron_cases
-from sbp_conformance.levels.neuron import GUARD, TieCase
+from sbp_conformance.levels.neuron import GUARD, EdgeOfRangeCase, TieCase
 from sbp_conformance.levels.surrogate import PRESETS
 from sbp_conformance.pairwise import pairwise
 from sbp_conformance.precision import DTYPES, UNIT_ROUNDOFF, representable
@@ -128,7 +128,8 @@ def test_random_potentials_keep_off_the_threshold_and_the_surrogates_edges(case)
 
 
 def test_most_random_cases_fire_and_keep_silent():
-    rates = [case.expected("float64").output.mean() for case in SPIKING if case.shape[0] > 1]
+    cases = [case for case in SPIKING if not isinstance(case, EdgeOfRangeCase)]
+    rates = [case.expected("float64").output.mean() for case in cases if case.shape[0] > 1]
     assert all(0.0 < rate < 1.0 for rate in rates)
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from sbp_conformance.levels import cases_of
 from sbp_conformance.mutants import MUTANTS, Mutant
 from sbp_conformance.mutants.command import Score, render
 from sbp_conformance.mutants.hunt import Hunt, hunt
@@ -30,13 +31,24 @@ def test_every_mutant_of_every_adapter_is_caught(tmp_path):
         assert [mutant for mutant in score["mutants"] if not mutant["caught"]] == []
         assert score["problem"] == ""
         left_out = ADAPTERS[score["backend"]].left_out
-        planned = sum(mutant.level not in left_out for mutant in MUTANTS)
+        planned = sum(mutant.level not in left_out and not mutant.kind for mutant in MUTANTS)
         assert score["caught"] == score["planned"] == planned >= 130
         # a hundred faults of the contract's edge alone would prove little
         assert sum(mutant["seam"] in ADAPTERS[score["backend"]].seams for mutant in score["mutants"]) >= 60
         # caught by what was compared, each in the level that is to catch it
         assert all(mutant["quantity"] and mutant["problem"] for mutant in score["mutants"])
         assert all(mutant["check"].startswith(mutant["level"]) for mutant in score["mutants"])
+    assert done.returncode == 0
+
+
+def test_every_fault_by_kind_is_caught_at_the_contract(tmp_path):
+    command = [sys.executable, "-m", "sbp_conformance", "--mutants", "*: *", "--json", str(tmp_path / "kinds.json")]
+    command += ["--backend", "sbp_core.reference.backend:make_backend"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    (score,) = json.loads((tmp_path / "kinds.json").read_text())["scores"]
+    assert [mutant for mutant in score["mutants"] if not mutant["caught"]] == []
+    assert score["planned"] == sum(bool(mutant.kind) for mutant in MUTANTS) >= 120
+    assert f"wide inputs            {sum(m['kind'] == 'wide inputs' for m in score['mutants'])} of" in done.stdout
     assert done.returncode == 0
 
 
@@ -53,7 +65,7 @@ def test_a_fault_that_changes_nothing_survives():
     (found,) = hunt("reference", ReferenceBackend(), [of_schedule(lambda right, operations: right)])
     assert not found.caught
     assert (found.check, found.problem) == (None, "no check failed")
-    assert found.checks == 20
+    assert found.checks == len(cases_of("schedule"))
 
 
 def test_a_fault_that_only_raises_is_not_counted():

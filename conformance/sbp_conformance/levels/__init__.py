@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
-from sbp_conformance.levels import edges, loss, network, neuron_cases, random_neurons, schedule, surrogate
+from sbp_conformance.levels import calls, edges, loss, network, neuron_cases, random_neurons, schedule, surrogate
 from sbp_conformance.levels.base import Case, Tolerance
 
 LEVELS: dict[str, Callable[[], tuple[Case, ...]]] = {
@@ -18,6 +18,7 @@ LEVELS: dict[str, Callable[[], tuple[Case, ...]]] = {
     "loss": loss.cases,
     "schedule": schedule.cases,
     "edges": edges.cases,
+    "calls": calls.cases,
     "network": network.network_cases,
     "training": network.training_cases,
 }

@@ -7,6 +7,8 @@
 - ``layout``: inputs that are views: channels last, every other element, reversed, Fortran order, one step repeated
   without copies. The result is that of a contiguous copy, bit for bit in the spikes, and the input is left as it was.
   The arrays are wide enough that a backend which picks a faster kernel for large inputs does so here.
+- ``double``: numbers that float32 does not hold, in input, state and cotangents: whatever passes through float32 on the
+  way shows.
 - ``infinite``, ``nan``: one input that is not finite. It propagates as in the equations under IEEE arithmetic, and no
   further: the neuron's state is not finite from then on, which shows even where its spikes do not (a comparison with
   NaN is false, so that NaN fires nothing: the same in every framework and every peer), the gradient is not finite where
@@ -21,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -29,11 +30,11 @@ from numpy.typing import NDArray
 
 from sbp_conformance.levels.base import Case, Tolerance, tolerances
 from sbp_conformance.levels.loss import LossCase
-from sbp_conformance.levels.neuron import NeuronCase, NeuronInputs, TieCase
+from sbp_conformance.levels.neuron import NeuronCase, NeuronInputs, TieCase, each_part
 from sbp_conformance.levels.surrogate import SurrogateCase
 from sbp_conformance.precision import FULL, HALF, representable
 from sbp_conformance.results import Finding
-from sbp_core import ArcTan, LIFSpec, LossSpec, Rectangle, Triangle
+from sbp_core import ArcTan, LIFSpec, LossSpec, Rectangle, Sigmoid, Triangle
 from sbp_core.backend import Backend, Mode
 from sbp_core.specs.surrogates import FAMILIES
 
@@ -60,6 +61,16 @@ class UnguardedCase(NeuronCase):
 
     def _is_fit(self, given: NeuronInputs) -> bool:
         return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleCase(NeuronCase):
+    """A neuron over numbers that float32 does not hold."""
+
+    level: ClassVar[str] = "edges"
+
+    def _in_float32(self, given: NeuronInputs) -> NeuronInputs:
+        return given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,29 +140,24 @@ class LayoutCase(TieCase):
     layout: str
 
     def inputs(self, dtype: str) -> NeuronInputs:
-        """Return what goes in, as views; the same ones until :meth:`run` is over."""
-        if dtype not in self._given:
-            self._given[dtype] = self._views(super().inputs(dtype))
-        return self._given[dtype]
-
-    def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
-        """Compare everything, and that the input was left as it was."""
-        self._given.pop(dtype, None)
-        findings = super().run(backend, dtype=dtype, mode=mode)
-        used = self._given.pop(dtype)
-        kept = np.array_equal(used.x, self._views(super().inputs(dtype)).x)
-        problem = None if kept else "the backend wrote into the array it was given"
-        return [*findings, Finding(quantity="input", kind="contract", problem=problem)]
-
-    @cached_property
-    def _given(self) -> dict[str, NeuronInputs]:
-        return {}
+        """Return what goes in, as views."""
+        return self._views(super().inputs(dtype))
 
     def _views(self, given: NeuronInputs) -> NeuronInputs:
         if self.layout == "repeated":
             return given._replace(x=np.broadcast_to(given.x[:1].copy(), self.shape))
         view = LAYOUTS[self.layout]
-        return given._replace(x=view(given.x), output_cotangent=view(given.output_cotangent))
+
+        def part(array: Float64) -> Float64:  # (batch, ...): as a step of the input
+            seen: Float64 = view(array[None])[0]
+            return seen
+
+        return NeuronInputs(
+            view(given.x),
+            None if given.state is None else each_part(part, given.state),
+            view(given.output_cotangent),
+            each_part(part, given.state_cotangent),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +209,7 @@ class NonFiniteLossCase(LossCase):
 
 def cases() -> tuple[Case, ...]:
     """Return all of them."""
-    return (*_sizes(), *_magnitudes(), *_layouts(), *_non_finite(), *_far_points(), *_losses())
+    return (*_sizes(), *_magnitudes(), *_layouts(), *_doubles(), *_non_finite(), *_far_points(), *_losses())
 
 
 def _sizes() -> list[Case]:
@@ -264,10 +270,43 @@ def _layouts() -> list[Case]:
             shape=(4, 2, 4, 32, 33),
             bits=7,
             layout=layout,
+            with_state=True,
             dtypes=FULL,
             tolerances=_exact(),
         )
         for index, layout in enumerate([*LAYOUTS, "repeated"])
+    ]
+
+
+def _doubles() -> list[Case]:
+    specs = {
+        "hard": LIFSpec(decay=0.7, threshold=1.1, input_gain=0.9, surrogate=ArcTan(height=0.7, width=1.3)),
+        "current-delayed": LIFSpec(
+            synaptic_decay=0.3,
+            reset="soft",
+            reset_timing="next",
+            output_delay=1,
+            rest=0.1,
+            reset_value=-0.3,
+            input_gain="complement",
+            surrogate=Sigmoid(width=0.7),
+        ),
+        "learnt": LIFSpec(learn_decay=True, synaptic_decay=0.6, surrogate=ArcTan()),
+        "readout": LIFSpec.leaky_integrator(decay=0.9, synaptic_decay=0.3, rest=0.7, input_gain=-1.1),
+    }
+    return [
+        DoubleCase(
+            name=f"edges-double-{name}",
+            seed=5100 + index,
+            spec=spec,
+            shape=(4, 2, 3),
+            with_state=True,
+            decay_logit=0.1 if spec.learn_decay else None,
+            dtypes=("float64",),
+            compiled=("float64",) if name == "learnt" else (),
+            tolerances=tolerances(_ROUNDINGS),
+        )
+        for index, (name, spec) in enumerate(specs.items())
     ]
 
 

@@ -30,6 +30,12 @@ _COMPOSITIONS: dict[str, LossSpec] = {
     "distilled": LossSpec(distillation=0.5),
     "distilled-attached": LossSpec(distillation=0.5, temperature=2.0, detach_teacher=False),
     "distilled-alone": LossSpec(distillation=1.0, temperature=0.5, detach_teacher=False),
+    "smoothed": LossSpec(label_smoothing=0.3),
+    "smoothed-logits": LossSpec(combine="logits", label_smoothing=0.7),
+    "smoothed-alone": LossSpec(label_smoothing=1.0),
+    "smoothed-distilled": LossSpec(label_smoothing=0.2, distillation=0.3, temperature=1.7),
+    "per-step-smoothed": LossSpec(per_step=True, level_weight=0.4, level=-0.7, label_smoothing=0.3),
+    "per-step-level-alone": LossSpec(combine="logits", per_step=True, level_weight=1.0, level=0.3),
     "per-step-distilled": LossSpec(per_step=True, level_weight=0.25, distillation=0.5),
     "per-step-distilled-attached": LossSpec(
         per_step=True, level_weight=0.125, distillation=0.75, temperature=4.0, detach_teacher=False
@@ -105,8 +111,8 @@ def _describe(value: object) -> str:
 
 
 def cases() -> tuple[Case, ...]:
-    """Return both plain compositions of 0 to 3 branches at each coefficient, every further one, and far logits."""
-    return (*_plain(), *_further(), *_far())
+    """Return both plain compositions of 0 to 3 branches at each coefficient, every further one, sizes, far logits."""
+    return (*_plain(), *_further(), *_coefficients(), *_sizes(), *_far())
 
 
 def _plain() -> list[LossCase]:
@@ -145,6 +151,69 @@ def _further() -> list[LossCase]:
         )
         for index, (name, spec) in enumerate(_COMPOSITIONS.items())
     ]
+
+
+def _coefficients() -> list[LossCase]:
+    """Outside [0, 1], small, and held exactly by no dtype."""
+    product = itertools.product(get_args(Combine), (-0.6, 1.0 / 3.0, 1e-3, 0.9, 1.7, 30.0))
+    return [
+        LossCase(
+            name=f"loss-{combine}-coefficient-{coefficient:.2g}",
+            seed=3070 + index,
+            spec=LossSpec(combine=combine),
+            branches=1 + index % 3,
+            coefficient=coefficient,
+            tolerances=tolerances(_ROUNDINGS),
+        )
+        for index, (combine, coefficient) in enumerate(product)
+    ]
+
+
+# batch and classes, time steps, branches: one of each, and more classes than a block of threads or lanes
+_SHAPES: dict[str, tuple[tuple[int, int], int, int]] = {
+    "one-sample": ((1, 4), 2, 2),
+    "one-class": ((3, 1), 2, 2),
+    "two-classes": ((3, 2), 2, 1),
+    "one-of-each": ((1, 1), 1, 1),
+    "one-step": ((3, 4), 1, 2),
+    "many-classes": ((3, 1037), 2, 2),
+    "many-samples": ((1031, 3), 2, 1),
+    "many-steps": ((2, 3), 131, 1),
+    "many-branches": ((3, 4), 2, 9),
+}
+
+
+def _sizes() -> list[LossCase]:
+    specs = {
+        "logits": LossSpec(combine="logits"),
+        "distilled": LossSpec(distillation=0.3, temperature=1.7, detach_teacher=False),
+        "per-step": LossSpec(per_step=True, level_weight=0.3, level=0.7, label_smoothing=0.1),
+    }
+    found = []
+    for index, ((size, (shape, steps, branches)), (name, spec)) in enumerate(
+        itertools.product(_SHAPES.items(), specs.items())
+    ):
+        if size not in _THRICE and (not spec.per_step if steps != 2 else index % 3 != index // 3 % 3):
+            continue
+        found.append(
+            LossCase(
+                name=f"loss-{name}-{size}",
+                seed=3200 + index,
+                spec=spec,
+                branches=branches,
+                coefficient=0.7,
+                shape=shape,
+                time_steps=steps,
+                # a framework that compiles each operation does so for each size: one dtype each
+                dtypes=(FULL[index % 2],),
+                tolerances=tolerances(_ROUNDINGS) | {"float32": Tolerance(value=3e-6, gradient=1e-5)},
+            )
+        )
+    return found
+
+
+# the others take one composition each
+_THRICE = ("one-sample", "one-class")
 
 
 def _far() -> list[LossCase]:

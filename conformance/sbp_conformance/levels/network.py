@@ -25,7 +25,7 @@ from sbp_conformance.compare import close, close_number, equal, native_dtype
 from sbp_conformance.levels.base import Case, Tolerance
 from sbp_conformance.precision import FULL, representable
 from sbp_conformance.results import Finding, Kind
-from sbp_core import ArcTan, Evolutionary, LIFSpec, LossSpec, ResNetSpec, Schedule, resnet18_spec
+from sbp_core import ArcTan, Evolutionary, LIFSpec, LossSpec, ResNetSpec, Schedule, Sigmoid, resnet18_spec
 from sbp_core.backend import (
     Backend,
     Batch,
@@ -67,13 +67,13 @@ class _NetworkCase(Case):
 
     Attributes:
         network: the network, its branches and its loss.
-        image: height and width of the images.
+        image: height and width of the images; a number where they are alike.
         batch: images in a batch.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("network", "training")
     network: ShortcutNetwork
-    image: int = 8
+    image: int | tuple[int, int] = 8
     batch: int = 3
     dtypes: tuple[str, ...] = FULL
     tolerances: Mapping[str, Tolerance] = dataclasses.field(default_factory=lambda: _TOLERANCES)
@@ -102,7 +102,8 @@ class _NetworkCase(Case):
 
     def _batch(self, random: np.random.Generator) -> Batch:
         spec = self.network.spec
-        images = random.normal(size=(self.batch, spec.in_channels, self.image, self.image))
+        size = (self.image, self.image) if isinstance(self.image, int) else self.image
+        images = random.normal(size=(self.batch, spec.in_channels, *size))
         return Batch(representable(images, "float32"), random.integers(0, spec.num_classes, self.batch))
 
     @property
@@ -118,7 +119,7 @@ class NetworkCase(_NetworkCase):
     """One step of training: logits, loss, the gradient of every parameter, running statistics, evaluation.
 
     Attributes:
-        coefficient: lambda; a dyadic number, for a backend may hold it in float32.
+        coefficient: lambda; a number that float32 holds, for a backend may hold it in that.
     """
 
     level: ClassVar[str] = "network"
@@ -251,40 +252,99 @@ def _wrong_type(wanted: type, got: object) -> Finding:
     return Finding(quantity="result", kind="contract", problem=problem)
 
 
-def network_cases() -> tuple[Case, ...]:
-    """Return a ResNet-18 as deep as it is, and shallow ones with another stem, neuron and loss."""
+class _Given(NamedTuple):
+    """A network, and the fields of its case."""
+
+    network: ShortcutNetwork
+    fields: dict[str, Any]
+
+
+def _full_neuron(**fields: Any) -> LIFSpec:
+    """Return a neuron none of whose fields is the default."""
+    given: dict[str, Any] = {
+        "decay": 0.7,
+        "synaptic_decay": 0.3,
+        "reset": "soft",
+        "reset_timing": "next",
+        "output_delay": 1,
+        "detach_reset": True,
+        "input_gain": 1.3,
+        "threshold": 0.6,
+        "rest": -0.1,
+        "reset_value": 0.2,
+        "inclusive": True,
+        "surrogate": Sigmoid(height=0.8, width=0.7),
+    }
+    return LIFSpec(**(given | fields))
+
+
+def _networks() -> dict[str, _Given]:
+    # compilers and eager JAX take seconds for each network: few run in both dtypes
+    double: dict[str, Any] = {"dtypes": ("float64",)}
     deep = resnet18_spec(widths=(4, 4, 6, 6), **_SMALL)
     pooled = ResNetSpec(**_SHALLOW, stem="imagenet")
     learnt = ResNetSpec(**_SHALLOW, neuron=LIFSpec(learn_decay=True, reset="soft", surrogate=ArcTan()))
-    current = ResNetSpec(
-        **_SHALLOW,
-        neuron=LIFSpec(
-            synaptic_decay=0.5, reset_timing="next", detach_reset=True, input_gain="complement", surrogate=ArcTan()
-        ),
+    current = LIFSpec(
+        synaptic_decay=0.5, reset_timing="next", detach_reset=True, input_gain="complement", surrogate=ArcTan()
     )
-    networks = {
-        "resnet18": ShortcutNetwork(deep, deep.default_taps, LossSpec(combine="logits")),
-        "imagenet-stem": ShortcutNetwork(pooled, ("stem", "layer1"), LossSpec()),
-        "learnt-decay-soft-reset": ShortcutNetwork(learnt, ("layer1",), LossSpec(distillation=0.5)),
-        "current-detached-reset-next": ShortcutNetwork(current, ("layer1", "layer2"), LossSpec(combine="logits")),
+    plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
+    small = ResNetSpec(**(_SMALL | {"depths": (1,), "widths": (5,)}), neuron=LIFSpec(surrogate=ArcTan()))
+    hard = LIFSpec(decay=0.6, threshold=0.8, rest=0.1, reset_value=-0.2, surrogate=ArcTan(width=1.3))
+    attached = LossSpec(distillation=0.3, temperature=1.7, detach_teacher=False, label_smoothing=0.1)
+    return {
+        "resnet18": _Given(
+            ShortcutNetwork(deep, deep.default_taps, LossSpec(combine="logits")), {"dtypes": ("float32",)}
+        ),
+        "imagenet-stem": _Given(
+            ShortcutNetwork(pooled, ("stem", "layer1"), LossSpec()), double | {"image": (17, 13), "batch": 2}
+        ),
+        "learnt-decay-soft-reset": _Given(
+            ShortcutNetwork(learnt, ("layer1",), LossSpec(distillation=0.5)), double | {"compiled": ("float64",)}
+        ),
+        "current-detached-reset-next": _Given(
+            ShortcutNetwork(
+                plain.replace(neuron=current, batch_norm_epsilon=0.03, batch_norm_momentum=0.37),
+                ("layer1", "layer2"),
+                LossSpec(combine="logits"),
+            ),
+            {"dtypes": ("float32",)},
+        ),
+        # three blocks of three widths, each tapped; odd maps halve to what is not half of them
+        "full-neuron": _Given(
+            ShortcutNetwork(
+                ResNetSpec(
+                    **(_SMALL | {"depths": (3, 1, 1), "widths": (3, 4, 5), "time_steps": 7}),
+                    neuron=_full_neuron(),
+                    batch_norm_epsilon=0.2,
+                    batch_norm_momentum=0.9,
+                ),
+                ("stem", "layer1", "layer2", "layer3"),
+                attached,
+            ),
+            double | {"image": (7, 5), "coefficient": -0.375},
+        ),
+        "one-of-each": _Given(
+            ShortcutNetwork(small.replace(time_steps=1), ("stem",), LossSpec(combine="logits")),
+            double | {"image": (3, 1), "batch": 1},
+        ),
+        "coefficient-0": _Given(
+            ShortcutNetwork(small.replace(neuron=hard), ("layer1",), LossSpec()),
+            double | {"coefficient": 0.0, "image": (5, 6)},
+        ),
+        "coefficient-1.5": _Given(
+            ShortcutNetwork(
+                small.replace(batch_norm_epsilon=1e-3, batch_norm_momentum=1.0, in_channels=1), ("stem",), attached
+            ),
+            double | {"coefficient": 1.5, "batch": 4},
+        ),
     }
-    # compilers and eager JAX take seconds for each network: not every one runs in both dtypes
-    dtypes = {
-        "imagenet-stem": ("float64",),
-        "learnt-decay-soft-reset": ("float64",),
-        "current-detached-reset-next": ("float32",),
-    }
-    compiled = {"learnt-decay-soft-reset": ("float64",)}
+
+
+def network_cases() -> tuple[Case, ...]:
+    """Return a ResNet-18 as deep as it is, and shallow ones with another stem, neuron, batch norm, shape and loss."""
     return tuple(
-        NetworkCase(
-            name=f"network-{name}",
-            seed=4000 + index,
-            network=network,
-            image=16 if network.spec.stem == "imagenet" else 8,
-            dtypes=dtypes.get(name, FULL),
-            compiled=compiled.get(name, ()),
-        )
-        for index, (name, network) in enumerate(networks.items())
+        NetworkCase(name=f"network-{name}", seed=4000 + index, network=network, **fields)
+        for index, (name, (network, fields)) in enumerate(_networks().items())
     )
 
 

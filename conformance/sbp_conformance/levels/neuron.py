@@ -264,7 +264,7 @@ class TieCase(NeuronCase):
         spec, unit = self.spec, 2.0**-self.bits
         drawn = super()._attempt(random)
         # all of the state lies on the potentials' grid
-        state = None if drawn.state is None else _map(lambda part: np.round(part / unit) * unit, drawn.state)
+        state = None if drawn.state is None else each_part(lambda part: np.round(part / unit) * unit, drawn.state)
         given = reference_neuron.initial_state(spec, drawn.x[0]) if state is None else state
         inputs = []
         for _ in range(self.shape[0]):
@@ -304,12 +304,13 @@ class TieCase(NeuronCase):
         return (seen[-1] + self.spec.threshold if resets_now else after.potential), after
 
 
-def _map(function: Callable[[Any], Any], state: LIFState) -> LIFState:
+def each_part(function: Callable[[Any], Any], state: LIFState) -> LIFState:
+    """Return a state whose parts are the function's of those of another."""
     return LIFState(*(None if part is None else function(part) for part in state))
 
 
 def _round(state: LIFState, dtype: str) -> LIFState:
-    return _map(lambda part: representable(part, dtype), state)
+    return each_part(lambda part: representable(part, dtype), state)
 
 
 def _compare_parts(

@@ -11,8 +11,12 @@ from sbp_conformance.results import Finding
 from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Schedule, Step
 from sbp_core.backend import Backend, Mode
 
-# a step is an integer and its coefficient float32: three roundings of the progress, through an exponential of ln(100)
-_TOLERANCE = Tolerance(value=1e-6, gradient=0.0)
+
+def tolerance() -> dict[str, Tolerance]:
+    """Return how far a coefficient may be off."""
+    # a step is an integer and its coefficient float32: three roundings of the progress, through exp of ln(100)
+    return {"float32": Tolerance(value=1e-6, gradient=0.0)}
+
 
 _OPEN: dict[str, Schedule] = {
     "evolutionary": Evolutionary(initial=0.25),
@@ -58,8 +62,73 @@ class ScheduleCase(Case):
         ]
 
 
+# beyond these, float16 and float32 have gaps between whole numbers
+_HALF_GAP, _FLOAT_GAP = 2**11, 2**24
+
+# fields, the steps to read, and those to read when compiled
+_MORE: dict[str, tuple[Schedule, tuple[int, ...], tuple[int, ...]]] = {
+    "epochs-of-7": (
+        Evolutionary(initial=0.3, total_steps=280, per="epoch", steps_per_epoch=7),
+        (1, 6, 7, 8, 14, 21, 22, 49, 98, 140, 175, 273, 274, 280),
+        (21,),
+    ),
+    "epochs-of-468": (
+        Step(initial=0.9, factor=0.3, milestones=(0.1, 0.55), total_steps=140400, per="epoch", steps_per_epoch=468),
+        (467, 468, 469, 14040, 14041, 23400, 77220, 77221, 102960, 140400),
+        (),
+    ),
+    "epochs-of-1": (Cosine(initial=0.9, total_steps=9, per="epoch", steps_per_epoch=1), (0, 1, 2, 8, 9), ()),
+    "one-long-epoch": (Evolutionary(initial=0.7, total_steps=9, per="epoch", steps_per_epoch=30), (0, 1, 9, 10), ()),
+    "milestones-that-round": (
+        Step(initial=0.7, factor=0.3, milestones=(0.07, 0.29, 0.57, 0.58), total_steps=100),
+        (6, 7, 8, 28, 29, 30, 56, 57, 58, 59),
+        (57,),
+    ),
+    "milestones-between-steps": (
+        Step(initial=0.7, factor=-0.3, milestones=(1 / 3, 2 / 3), total_steps=10),
+        (3, 4, 6, 7),
+        (),
+    ),
+    "no-milestones": (Step(initial=0.6, milestones=(), total_steps=10), (0, 5, 10), ()),
+    "beyond-half": (
+        Step(initial=0.4, factor=0.5, milestones=(_HALF_GAP / 8192, (_HALF_GAP + 2) / 8192), total_steps=8192),
+        (_HALF_GAP, _HALF_GAP + 1, _HALF_GAP + 2, _HALF_GAP + 3),
+        (),
+    ),
+    "beyond-half-epochs": (
+        Evolutionary(initial=0.4, total_steps=6 * 2051, per="epoch", steps_per_epoch=2051),
+        (2048, 2050, 2051, 2052, 4102, 4103, 10255, 10256),
+        (),
+    ),
+    "beyond-float": (
+        Step(initial=0.4, factor=0.5, milestones=(_FLOAT_GAP / 2**26, (_FLOAT_GAP + 2) / 2**26), total_steps=2**26),
+        (_FLOAT_GAP, _FLOAT_GAP + 1, _FLOAT_GAP + 2, _FLOAT_GAP + 3),
+        (_FLOAT_GAP + 1,),
+    ),
+    "beyond-float-epochs": (
+        Evolutionary(initial=0.4, total_steps=4 * (_FLOAT_GAP + 1), per="epoch", steps_per_epoch=_FLOAT_GAP + 1),
+        (_FLOAT_GAP, _FLOAT_GAP + 1, _FLOAT_GAP + 2, 2 * _FLOAT_GAP + 2, 2 * _FLOAT_GAP + 3),
+        (),
+    ),
+    "evolutionary-one-step": (Evolutionary(initial=0.3, total_steps=1), (0, 1, 2), ()),
+    "cosine-one-step": (Cosine(initial=0.3, final=0.2, total_steps=1), (0, 1, 2), ()),
+    "exponential-one-step": (ExponentialSchedule(initial=0.3, total_steps=1), (0, 1, 2), ()),
+    "step-one-step": (Step(initial=0.3, total_steps=1), (0, 1, 2), ()),
+    "evolutionary-below-0": (Evolutionary(initial=-1.3, total_steps=11), (0, 1, 4, 11), ()),
+    "evolutionary-small": (Evolutionary(initial=3e-5, total_steps=11), (0, 1, 4, 11), ()),
+    "cosine-rising": (Cosine(initial=0.1, final=2.3, total_steps=11), (0, 1, 4, 10, 11, 12), ()),
+    "cosine-below-0": (Cosine(initial=-0.1, final=-0.7, total_steps=11), (0, 1, 4, 11), ()),
+    "exponential-rising": (ExponentialSchedule(initial=0.03, ratio=1.7, total_steps=11), (0, 1, 4, 10, 11, 12), ()),
+    "exponential-below-0": (ExponentialSchedule(initial=-3.0, ratio=1e-4, total_steps=11), (0, 1, 4, 11), ()),
+    "constant-below-0": (Constant(value=-1.7, total_steps=5), (0, 3, 9), ()),
+    "constant-small": (Constant(value=7e-6, total_steps=5), (0, 3, 9), ()),
+    "step-rising": (Step(initial=0.3, factor=1.9, milestones=(0.2, 0.4, 0.9), total_steps=10), (2, 3, 4, 5, 9, 10), ()),
+}
+_BEFORE = (-1, -3, -4, -1000)
+
+
 def cases() -> tuple[Case, ...]:
-    """Return every schedule per iteration and per epoch, the last epoch whole and cut short."""
+    """Return every schedule per iteration and per epoch, the last epoch whole and cut short, and far numbers."""
     lengths: dict[str, dict[str, Any]] = {
         "iteration": {"total_steps": 10},
         "long": {"total_steps": 1000},
@@ -76,12 +145,25 @@ def cases() -> tuple[Case, ...]:
                     seed=0,
                     schedule=schedule.replace(**fields),
                     # 3 of 10 and 7 of 10, 300 and 700 of 1000 lie exactly on milestones
-                    steps=tuple(sorted({0, 1, 3, total // 2, 7, total - 1, total, total + 1, 10 * total})),
+                    steps=tuple(sorted({*_BEFORE, 0, 1, 3, total // 2, 7, total - 1, total, total + 1, 10 * total})),
                     # a compiler may multiply by 1 / total, which is off by a rounding
                     compiled_steps=(round(0.7 * total), total, 10 * total),
                     dtypes=("float32",),
                     compiled=("float32",) if length == "cut-epoch" or (kind, length) == ("step", "long") else (),
-                    tolerances={"float32": _TOLERANCE},
+                    tolerances=tolerance(),
                 )
             )
+    found += [
+        ScheduleCase(
+            name=f"schedule-{name}",
+            seed=0,
+            schedule=schedule,
+            steps=(*_BEFORE, *steps),
+            compiled_steps=compiled,
+            dtypes=("float32",),
+            compiled=("float32",) if compiled else (),
+            tolerances=tolerance(),
+        )
+        for name, (schedule, steps, compiled) in _MORE.items()
+    ]
     return tuple(found)

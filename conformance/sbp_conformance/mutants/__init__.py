@@ -4,7 +4,7 @@ A mutant is data: what it breaks, where in the adapter, and which level is to no
 --mutants`` plants them one at a time and tells which check caught each. To add one: a line in the module of its seam.
 """
 
-from sbp_conformance.mutants import compose, contract, fire, networks, over_time, schedules, step
+from sbp_conformance.mutants import compose, contract, fire, kinds, networks, over_time, schedules, step
 from sbp_conformance.mutants.base import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -15,6 +15,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *schedules.MUTANTS,
     *contract.MUTANTS,
     *networks.MUTANTS,
+    *kinds.MUTANTS,
 )
 
 __all__ = ["MUTANTS", "Mutant"]

@@ -38,6 +38,7 @@ class Mutant:
         change: how.
         dtypes: in which it is looked for.
         cases: patterns of cases to look at before the others; the first check that fails ends the search.
+        kind: of the faults by kind (:mod:`.kinds`); they are planted in backends that have no seams of their own.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Mutant:
     change: Change
     dtypes: tuple[str, ...] = ("float64",)
     cases: tuple[str, ...] = ()
+    kind: str = ""
 
 
 def mutants(level: str, seam: str, changes: dict[str, Change], **fields: Any) -> tuple[Mutant, ...]:

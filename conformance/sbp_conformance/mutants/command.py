@@ -115,7 +115,19 @@ def render(scores: Sequence[Score]) -> str:
     texts = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     parts = ["\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])]
     parts += [_survivor(hunt) for score in scores for hunt in score.hunts if not hunt.caught]
+    parts += [_by_kind(score) for score in scores if any(hunt.kind for hunt in score.hunts)]
     return "\n\n".join([*parts, "\n".join(map(_summary, scores))])
+
+
+def _by_kind(score: Score) -> str:
+    """Return how many mutants of each kind were caught of those that were planted."""
+    kinds = dict.fromkeys(hunt.kind or "others" for hunt in score.hunts)
+    width = max(map(len, kinds))
+    lines = [f"{score.backend}, by kind: caught of planted"]
+    for kind in kinds:
+        found = [hunt for hunt in score.hunts if (hunt.kind or "others") == kind]
+        lines.append(f"    {kind.ljust(width)}  {sum(hunt.caught for hunt in found)} of {len(found)}")
+    return "\n".join(lines)
 
 
 def _survivor(hunt: Hunt) -> str:

@@ -14,6 +14,7 @@ from sbp_core.backend import LossResult, NeuronResult, SpikeResult
 from sbp_core.specs.neurons import LIFState
 
 Member = Callable[..., Any]
+Arguments = dict[str, Any]
 
 
 def after(alter: Callable[[Any, dict[str, Any]], Any], names: tuple[str, ...]) -> Change:

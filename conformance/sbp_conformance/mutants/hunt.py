@@ -30,6 +30,7 @@ class Hunt:
         alarm: what the check says of the backend as it is: a check that fails there too has caught nothing.
         checks: how many were run.
         seconds: how long it took.
+        kind: the mutant's.
     """
 
     mutant: str
@@ -42,6 +43,7 @@ class Hunt:
     alarm: str = ""
     checks: int = 0
     seconds: float = 0.0
+    kind: str = ""
 
     @property
     def caught(self) -> bool:
@@ -100,6 +102,7 @@ def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hun
             alarm=alarm,
             checks=ran,
             seconds=time.perf_counter() - start,
+            kind=mutant.kind,
         )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sbp_conformance.mutants import fire, step
-from sbp_conformance.mutants.base import Mutant, mutants
+from sbp_conformance.mutants.base import Change, Mutant, mutants
 from sbp_conformance.mutants.contract import after, before
 from sbp_core import Constant, Evolutionary, LossSpec
 from sbp_core.backend import NetworkResult, ShortcutNetwork, TrainingResult
@@ -22,12 +22,12 @@ _TRAINING = ("network", "weights", "batches", "schedule", "optimizer")
 _SMALL = ("network-learnt-decay-soft-reset", "network-imagenet-stem")
 
 
-def given(alter: Callable[[Arguments], Arguments]) -> Any:
+def given(alter: Callable[[Arguments], Arguments]) -> Change:
     """Return the change of some arguments of ``network``."""
     return before(alter, _NETWORK)
 
 
-def result(alter: Callable[[NetworkResult, Arguments], Any]) -> Any:
+def result(alter: Callable[[NetworkResult, Arguments], Any]) -> Change:
     """Return the change of the result of ``network``."""
     return after(alter, _NETWORK)
 
