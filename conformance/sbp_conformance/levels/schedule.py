@@ -77,7 +77,7 @@ _MORE: dict[str, tuple[Schedule, tuple[int, ...], tuple[int, ...]]] = {
         (467, 468, 469, 14040, 14041, 23400, 77220, 77221, 102960, 140400),
         (),
     ),
-    "epochs-of-1": (Cosine(initial=0.9, total_steps=9, per="epoch", steps_per_epoch=1), (0, 1, 2, 8, 9), ()),
+    "cosine-epochs-of-1": (Cosine(initial=0.9, total_steps=9, per="epoch", steps_per_epoch=1), (0, 1, 2, 8, 9), ()),
     "one-long-epoch": (Evolutionary(initial=0.7, total_steps=9, per="epoch", steps_per_epoch=30), (0, 1, 9, 10), ()),
     "milestones-that-round": (
         Step(initial=0.7, factor=0.3, milestones=(0.07, 0.29, 0.57, 0.58), total_steps=100),
