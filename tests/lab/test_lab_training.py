@@ -111,7 +111,7 @@ def test_labels_stay_with_their_images():
 
 
 def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(ValueError, match="batch_size must be at most 10, got 11"):
+    with pytest.raises(ValueError, match="batch_size must be at most 10, the training images of made up; got 11"):
         run("vanilla", batch_size=11)
 
 
