@@ -113,7 +113,7 @@ def test_a_learnt_decay_starts_at_the_specs():
 
 @pytest.mark.parametrize("policy", ["float16", "bfloat16", "float32", "mixed_float16", "mixed_bfloat16"])
 def test_the_compute_dtype_comes_out(policy):
-    layer = sbp_keras.PLIF(dtype=policy, return_state=True)
+    layer = sbp_keras.LIF(learn_decay=True, dtype=policy, return_state=True)
     output, state = layer(np.full((2, 3, 4), 0.75, "float32"))
     wanted = policy.removeprefix("mixed_")
     assert keras.backend.standardize_dtype(output.dtype) == wanted
