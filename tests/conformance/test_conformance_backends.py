@@ -38,7 +38,7 @@ def runs(request, tmp_path_factory):
     return {run["backend"]: run for run in results["runs"]} | {"report": done.stdout}
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("backend", NEEDED)
 def test_the_backend_equals_the_reference(backend, request):
     if absent := missing(backend):
