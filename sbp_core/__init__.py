@@ -3,7 +3,7 @@
 from sbp_core import presets
 from sbp_core.composition import ShortcutOutput, sum_logits, sum_losses
 from sbp_core.specs.losses import LossSpec
-from sbp_core.specs.networks import ResNetSpec, resnet18_spec, resnet34_spec
+from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Constant, Cosine, Evolutionary, Schedule, Step
 from sbp_core.specs.schedules import Exponential as ExponentialSchedule
@@ -38,6 +38,7 @@ __all__ = [
     "LIFState",
     "LeakyRectangle",
     "LossSpec",
+    "NetworkSpec",
     "Rectangle",
     "ResNetSpec",
     "Schedule",
@@ -50,6 +51,7 @@ __all__ = [
     "Tanh",
     "Triangle",
     "as_surrogate",
+    "network_spec",
     "presets",
     "resnet18_spec",
     "resnet34_spec",

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from sbp_core.composition import ShortcutOutput
+from sbp_core.specs.branches import BranchName
 from sbp_core.specs.losses import LossSpec
-from sbp_core.specs.networks import ResNetSpec
+from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
@@ -68,17 +69,19 @@ class LossResult(NamedTuple):
 
 
 class ShortcutNetwork(NamedTuple):
-    """A spiking ResNet with branches, and the loss it is trained with.
+    """A spiking network with branches, and the loss it is trained with.
 
     Attributes:
         spec: the network.
-        taps: blocks with a branch.
+        taps: parts with a branch.
         loss: of main and branch logits; not per step, for the network averages them over time.
+        branch: which branch.
     """
 
-    spec: ResNetSpec
+    spec: NetworkSpec
     taps: tuple[str, ...]
     loss: LossSpec
+    branch: BranchName = "linear"
 
 
 class MomentumSGD(NamedTuple):
@@ -94,14 +97,19 @@ class MomentumSGD(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Still images, ``(batch, channels, height, width)``, and integer classes, ``(batch,)``."""
+    """Images and their labels.
+
+    Attributes:
+        images: still ones, ``(batch, channels, *space)``, or event frames, ``(time, batch, channels, *space)``.
+        labels: classes, ``(batch,)``, or shares of each, ``(batch, classes)``.
+    """
 
     images: Array
     labels: Array
 
 
 class NetworkResult(NamedTuple):
-    """What one step of training gave, before any weight moved; names and layouts as in :class:`~sbp_core.ResNetSpec`.
+    """What one step of training gave, before any weight moved; names and layouts as in :class:`~sbp_core.NetworkSpec`.
 
     Attributes:
         logits: what the model gave in training: the summed logits alone, or the main and each branch's, as its loss
@@ -110,7 +118,7 @@ class NetworkResult(NamedTuple):
         gradients: of each parameter, ``main.<name>`` and ``branches.<tap>.<name>``.
         statistics: the running means and variances after the step.
         evaluated: main logits of the same images in evaluation, after the step.
-        spikes: the output of each block, ``(time, batch, channels, height, width)``: the stem and every stage.
+        spikes: the output of each block, ``(time, batch, channels, *space)``: every part that can be tapped.
         dtype: names the dtype that the native logits had.
     """
 
@@ -207,7 +215,7 @@ class Backend(Declared, Protocol):
 
 @runtime_checkable
 class TrainsNetworks(Protocol):
-    """What a backend may have besides: the network of :class:`~sbp_core.ResNetSpec`. It is held to it if it has."""
+    """What a backend may have besides: networks of a :class:`~sbp_core.NetworkSpec`. It is held to it if it has."""
 
     def network(
         self,
@@ -335,7 +343,7 @@ class BuiltNetwork(Protocol):
         ...
 
     def blocks(self, images: Any) -> Mapping[str, Any]:
-        """Return the output of each block in training: of the stem and of every stage."""
+        """Return the output of each part that can be tapped, in training."""
         ...
 
     def weights(self) -> Mapping[str, Array]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Real
 from typing import Any, Literal
 
 from sbp_core import validation
+from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 
 FLOATING = ("float64", "float32", "bfloat16", "float16")
@@ -104,6 +106,61 @@ def frames_time_axis(
             f"they are {words[0]}, time_axis=1 if they are {words[1]}"
         )
     return convention
+
+
+def network_time_axis(
+    spec: NetworkSpec,
+    shape: Sequence[int],
+    dtype: str,
+    *,
+    channels: Literal["first", "last"],
+    time_axis: Literal[0, 1] | None = None,
+) -> Literal[0, 1] | None:
+    """Return where time is in the images that a network is given, time-first where it is not said; None if nowhere.
+
+    Args:
+        spec: the network.
+        shape: of the images, or of event frames.
+        dtype: the name of their dtype.
+        channels: where the channels are: before the axes of space, or in the last axis.
+        time_axis: where the caller says that time is.
+
+    Raises:
+        ValueError: another rank, other channels, no time step, a size that the network does not take, still images
+            where it takes event frames alone; what :func:`frames_time_axis` refuses.
+        TypeError: integers.
+    """
+    place = frames_time_axis(shape, time_steps=spec.time_steps, time_axis=time_axis)
+    given = tuple(shape)
+    if place is not None and given[place] == 0:
+        raise ValueError(f"images must have at least one time step, got shape {given}")
+    found, size = (given[-3], given[-2:]) if channels == "first" else (given[-1], given[-3:-1])
+    if found != spec.in_channels:
+        where = "" if channels == "first" else " in their last axis"
+        raise ValueError(f"images must have {spec.in_channels} channels{where}, got {found} in shape {given}")
+    check_floating("images", dtype)
+    check_size(spec, size, timed=place is not None)
+    return place
+
+
+@lru_cache(maxsize=256)
+def check_size(spec: NetworkSpec, size: tuple[int | None, ...], *, timed: bool) -> None:
+    """Raise unless a network takes images, or event frames, of that height and width.
+
+    Raises:
+        ValueError: it does not; the message names the layer that they are too small for.
+
+    Example:
+        >>> from sbp_core import resnet18_spec
+        >>> check_size(resnet18_spec(), (32, 32), timed=False)
+    """
+    if not timed and not spec.repeats:
+        raise ValueError(
+            f"images must be event frames, with an axis of time: the {spec.kind} does not repeat still ones"
+        )
+    if any(want not in (None, got) for want, got in zip(spec.image_size, size, strict=True) if got is not None):
+        raise ValueError(f"images must be of size {spec.image_size}, as the {spec.kind} says; got {size}")
+    spec.outline(size, timed=timed)
 
 
 def check_floating(name: str, dtype: str) -> None:

@@ -20,7 +20,8 @@ from sbp_core.backend import (
     SpikeResult,
     TrainingResult,
 )
-from sbp_core.reference import losses, neuron, resnet
+from sbp_core.reference import losses, neuron
+from sbp_core.reference import network as networks
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Schedule
@@ -99,7 +100,7 @@ class ReferenceBackend:
         mode: Mode,
     ) -> NetworkResult:
         """Run and differentiate in float64; results in ``dtype``."""
-        found = resnet.network_step(network, weights, batch, coefficient)
+        found = networks.network_step(network, weights, batch, coefficient)
         logits, evaluated = tuple(map(_to(dtype), found.logits)), _to(dtype)(found.evaluated)
         statistics, spikes = (
             {name: _to(dtype)(value) for name, value in part.items()} for part in (found.statistics, found.spikes)
@@ -118,7 +119,7 @@ class ReferenceBackend:
         mode: Mode,
     ) -> TrainingResult:
         """Train in float64; the weights come in ``dtype``."""
-        found, _ = resnet.train(network, weights, batches, schedule, optimizer)
+        found, _ = networks.train(network, weights, batches, schedule, optimizer)
         return found._replace(weights={name: _to(dtype)(value) for name, value in found.weights.items()}, dtype=dtype)
 
     def schedule(self, schedule: Schedule, step: int, *, mode: Mode) -> float:

@@ -1,22 +1,27 @@
-"""Initial weights of the networks in NumPy, so that every framework can start from the very same ones."""
+"""Initial weights of networks in NumPy, so that every framework can start from the very same ones."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core import validation
-from sbp_core.specs.networks import ResNetSpec
+from sbp_core.specs.branches import BranchName, branch_layers
+from sbp_core.specs.layers import Parameter
+from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.shortcut import ShortcutSpec
+from sbp_core.specs.structure import placed_in
 
 Float32 = NDArray[np.float32]
 
 
-def initial_weights(spec: ResNetSpec, seed: int, taps: Sequence[str] = ()) -> dict[str, Float32]:
+def initial_weights(
+    spec: NetworkSpec, seed: int, taps: Sequence[str] = (), branch: BranchName = "linear"
+) -> dict[str, Float32]:
     """Draw the weights of a network, and of its branches, as the adapters' ``import_weights`` takes them.
 
     Convolutions are Kaiming normal, ``N(0, 2 / (k * k * outputs))``; linear weights and biases are uniform in
@@ -26,8 +31,10 @@ def initial_weights(spec: ResNetSpec, seed: int, taps: Sequence[str] = ()) -> di
     Args:
         spec: the network.
         seed: an integer of at least 0.
-        taps: blocks with a branch. Without any, the names are those of ``spec.parameter_shapes()``; with some, they are
+        taps: parts with a branch. Without any, the names are those of ``spec.parameter_shapes()``; with some, they are
             ``main.<name>``, ``branches.<tap>.weight``, shape (classes, channels), and ``branches.<tap>.bias``.
+        branch: which branch: a "convolutional" one has ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and
+            ``.linear.weight``.
 
     Returns:
         Name to float32 array.
@@ -43,32 +50,38 @@ def initial_weights(spec: ResNetSpec, seed: int, taps: Sequence[str] = ()) -> di
         ((10, 8), (10, 4))
     """
     validation.count("seed", seed, 0)
-    main = {name: _draw(spec, name, shape, seed) for name, shape in spec.parameter_shapes().items()}
+    main = _drawn(spec.parameters(), seed)
     if not taps:
         return main
     ShortcutSpec(taps=tuple(taps)).check_taps(spec.tap_channels)
-    weights = {f"main.{name}": array for name, array in main.items()}
+    return {f"main.{name}": array for name, array in main.items()} | _drawn(branch_parameters(spec, taps, branch), seed)
+
+
+def branch_parameters(spec: NetworkSpec, taps: Sequence[str], branch: BranchName) -> dict[str, Parameter]:
+    """Return the weights of the branches by name, ``branches.<tap>.<name>``."""
+    found: dict[str, Parameter] = {}
     for tap in taps:
-        channels = spec.tap_channels[tap]
-        for name, shape in (("weight", (spec.num_classes, channels)), ("bias", (spec.num_classes,))):
-            weights[f"branches.{tap}.{name}"] = _uniform(f"branches.{tap}.{name}", shape, channels, seed)
-    return weights
+        shape = spec.parts[tap]
+        for name, layer in branch_layers(branch, shape.channels, spec.num_classes):
+            for placed in placed_in(layer, f"branches.{tap}.{name}".rstrip("."), shape):
+                found |= placed.parameters()
+                shape = placed.output
+    return found
 
 
-def _draw(spec: ResNetSpec, name: str, shape: tuple[int, ...], seed: int) -> Float32:
-    if name.endswith(".decay_logit"):
-        return np.array(math.log(spec.neuron.decay / (1.0 - spec.neuron.decay)), np.float32)
-    if name.startswith("head."):
-        return _uniform(name, shape, spec.widths[-1], seed)
-    if len(shape) == 4:
-        deviation = math.sqrt(2.0 / (shape[0] * shape[2] * shape[3]))
-        return (_stream(name, seed).standard_normal(shape) * deviation).astype(np.float32)
-    return (np.ones if name.endswith((".weight", ".running_var")) else np.zeros)(shape, np.float32)
-
-
-def _uniform(name: str, shape: tuple[int, ...], inputs: int, seed: int) -> Float32:
-    bound = 1.0 / math.sqrt(inputs)
-    return _stream(name, seed).uniform(-bound, bound, shape).astype(np.float32)
+def _drawn(parameters: Mapping[str, Parameter], seed: int) -> dict[str, Float32]:
+    found = {}
+    for name, (shape, initial) in parameters.items():
+        if isinstance(initial, float):
+            found[name] = np.full(shape, initial, np.float32)
+        elif initial == "kaiming":
+            deviation = math.sqrt(2.0 / (shape[0] * math.prod(shape[2:])))
+            found[name] = (_stream(name, seed).standard_normal(shape) * deviation).astype(np.float32)
+        else:
+            kernel = parameters[f"{name.rpartition('.')[0]}.weight"].shape
+            bound = 1.0 / math.sqrt(math.prod(kernel[1:]))
+            found[name] = _stream(name, seed).uniform(-bound, bound, shape).astype(np.float32)
+    return found
 
 
 def _stream(name: str, seed: int) -> np.random.Generator:

@@ -1,34 +1,23 @@
-"""A spiking residual network as a spec: every adapter builds the same one, parameter for parameter."""
+"""A spiking residual network: the paper's, as every adapter has it from the start."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from sbp_core import validation
-from sbp_core.specs.base import Spec
+from sbp_core.specs.layers import BatchNorm, Conv, GlobalPool, LayerSpec, Linear, MaxPool, Neuron, Repeat, TimeMean
+from sbp_core.specs.networks.base import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec
+from sbp_core.specs.structure import Residual, Sequence, numbered, sequence
 from sbp_core.specs.surrogates import Rectangle
 
 #: Chosen by measurement: see docs/demo.md.
 NETWORK_NEURON = LIFSpec(surrogate=Rectangle(width=2.0))
 
 
-class BlockShape(NamedTuple):
-    """A residual block: channels in and out, and the stride of its first convolution."""
-
-    inputs: int
-    outputs: int
-    stride: int
-
-    @property
-    def projects(self) -> bool:
-        """Whether the identity path needs a 1x1 convolution and batch norm to match the block's output."""
-        return self.stride != 1 or self.inputs != self.outputs
-
-
 @dataclass(frozen=True, kw_only=True)
-class ResNetSpec(Spec):
+class ResNetSpec(NetworkSpec):
     """A spiking ResNet of basic blocks. One convention for all frameworks; conformance holds every adapter to it.
 
     The image is encoded once (stem convolution and batch norm) and repeated ``time_steps`` times into the stem's
@@ -58,12 +47,9 @@ class ResNetSpec(Spec):
     """
 
     kind: ClassVar[str] = "resnet"
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
+    depths: tuple[int, ...] = field(kw_only=True)
+    widths: tuple[int, ...] = field(kw_only=True)
     stem: Literal["cifar", "imagenet"] = "cifar"
-    num_classes: int = 10
-    in_channels: int = 3
-    time_steps: int = 4
     neuron: LIFSpec = NETWORK_NEURON
     batch_norm_epsilon: float = 1e-5
     batch_norm_momentum: float = 0.1
@@ -74,8 +60,7 @@ class ResNetSpec(Spec):
         if len(self.depths) != len(self.widths):
             raise ValueError(f"widths must be as many as depths, {len(self.depths)}; got {self.widths!r}")
         validation.choice("stem", self.stem, ("cifar", "imagenet"))
-        for name in ("num_classes", "in_channels", "time_steps"):
-            self._set(name, validation.count(name, getattr(self, name)))
+        super().__post_init__()
         if not isinstance(self.neuron, LIFSpec):
             raise TypeError(f"neuron must be a LIFSpec, got {type(self.neuron).__name__}")
         self._set("batch_norm_epsilon", validation.positive("batch_norm_epsilon", self.batch_norm_epsilon))
@@ -96,66 +81,43 @@ class ResNetSpec(Spec):
         """Every stage but the last: where branches tap unless told otherwise."""
         return self.stage_names[:-1]
 
-    @property
-    def tap_channels(self) -> dict[str, int]:
-        """Channels of each block that can be tapped."""
-        return {"stem": self.widths[0]} | dict(zip(self.stage_names, self.widths, strict=True))
-
-    def stages(self) -> list[tuple[str, list[BlockShape]]]:
-        """Return each stage's name and blocks, in order."""
-        stages: list[tuple[str, list[BlockShape]]] = []
+    def build(self) -> Sequence:
+        """Return stem, stages and head."""
+        large = self.stem == "imagenet"
+        stem = {
+            "conv": Conv(channels=self.widths[0], kernel=7 if large else 3, stride=2 if large else 1),
+            "bn": self._norm(),
+            "repeat": Repeat(time_steps=self.time_steps),
+            "neuron": Neuron(spec=self.neuron),
+        } | ({"pool": MaxPool(kernel=3, stride=2, padding=1)} if large else {})
+        parts: dict[str, LayerSpec] = {"stem": sequence(stem)}
         channels = self.widths[0]
         for index, (name, depth, width) in enumerate(zip(self.stage_names, self.depths, self.widths, strict=True)):
             blocks = []
             for position in range(depth):
-                stride = 2 if index > 0 and position == 0 else 1
-                blocks.append(BlockShape(channels, width, stride))
+                blocks.append(self._block(channels, width, 2 if index > 0 and position == 0 else 1))
                 channels = width
-            stages.append((name, blocks))
-        return stages
+            parts[name] = numbered(*blocks)
+        return sequence(parts, pool=GlobalPool(), head=Linear(features=self.num_classes), mean=TimeMean())
 
-    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the canonical name and shape of every parameter and running statistic, in order.
+    def _block(self, inputs: int, outputs: int, stride: int) -> Residual:
+        projects = stride != 1 or inputs != outputs
+        return Residual(
+            body=sequence(
+                conv1=Conv(channels=outputs, stride=stride),
+                bn1=self._norm(),
+                neuron1=Neuron(spec=self.neuron),
+                conv2=Conv(channels=outputs),
+                bn2=self._norm(),
+            ),
+            shortcut=sequence(conv=Conv(channels=outputs, kernel=1, stride=stride), bn=self._norm())
+            if projects
+            else None,
+            after=sequence(neuron2=Neuron(spec=self.neuron)),
+        )
 
-        Convolutions are OIHW, the head is (classes, channels). Adapters read and write these names whatever their own
-        layout is: ``stem.conv.weight``, ``stem.bn.weight`` / ``.bias`` / ``.running_mean`` / ``.running_var``,
-        ``layer1.0.conv1.weight``, ``layer1.0.bn1.*``, ``layer1.0.conv2.weight``, ``layer1.0.bn2.*``,
-        ``layer2.0.downsample.conv.weight``, ``layer2.0.downsample.bn.*``, ``head.weight``, ``head.bias``. A learnt
-        decay adds a scalar: ``stem.neuron.decay_logit``, ``layer1.0.neuron1.decay_logit``,
-        ``layer1.0.neuron2.decay_logit``.
-        """
-        kernel = 3 if self.stem == "cifar" else 7
-        shapes: dict[str, tuple[int, ...]] = {}
-
-        def convolution(name: str, outputs: int, inputs: int, size: int) -> None:
-            shapes[f"{name}.weight"] = (outputs, inputs, size, size)
-
-        def batch_norm(name: str, channels: int) -> None:
-            for part in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{name}.{part}"] = (channels,)
-
-        def neuron(name: str) -> None:
-            if self.neuron.learn_decay:
-                shapes[f"{name}.decay_logit"] = ()
-
-        convolution("stem.conv", self.widths[0], self.in_channels, kernel)
-        batch_norm("stem.bn", self.widths[0])
-        neuron("stem.neuron")
-        for stage, blocks in self.stages():
-            for index, block in enumerate(blocks):
-                prefix = f"{stage}.{index}"
-                convolution(f"{prefix}.conv1", block.outputs, block.inputs, 3)
-                batch_norm(f"{prefix}.bn1", block.outputs)
-                neuron(f"{prefix}.neuron1")
-                convolution(f"{prefix}.conv2", block.outputs, block.outputs, 3)
-                batch_norm(f"{prefix}.bn2", block.outputs)
-                if block.projects:
-                    convolution(f"{prefix}.downsample.conv", block.outputs, block.inputs, 1)
-                    batch_norm(f"{prefix}.downsample.bn", block.outputs)
-                neuron(f"{prefix}.neuron2")
-        shapes["head.weight"] = (self.num_classes, self.widths[-1])
-        shapes["head.bias"] = (self.num_classes,)
-        return shapes
+    def _norm(self) -> BatchNorm:
+        return BatchNorm(epsilon=self.batch_norm_epsilon, momentum=self.batch_norm_momentum)
 
 
 def resnet18_spec(**fields: Any) -> ResNetSpec:
@@ -166,3 +128,16 @@ def resnet18_spec(**fields: Any) -> ResNetSpec:
 def resnet34_spec(**fields: Any) -> ResNetSpec:
     """Return ResNet-34: depths (3, 4, 6, 3), widths (64, 128, 256, 512) unless ``fields`` say otherwise."""
     return ResNetSpec(**({"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512)} | fields))
+
+
+def resnet19_spec(**fields: Any) -> ResNetSpec:
+    """Return ResNet-19 as the field has it (Zheng et al. 2021): depths (3, 3, 2), widths (128, 256, 512)."""
+    return ResNetSpec(**({"depths": (3, 3, 2), "widths": (128, 256, 512)} | fields))
+
+
+def resnet20_spec(**fields: Any) -> ResNetSpec:
+    """Return ResNet-20 for CIFAR (He et al. 2016): depths (3, 3, 3), widths (16, 32, 64)."""
+    return ResNetSpec(**({"depths": (3, 3, 3), "widths": (16, 32, 64)} | fields))
+
+
+ZOO = {"resnet18": resnet18_spec, "resnet19": resnet19_spec, "resnet20": resnet20_spec, "resnet34": resnet34_spec}
