@@ -3,7 +3,7 @@
 from sbp_core import presets
 from sbp_core.composition import ShortcutOutput, sum_logits, sum_losses
 from sbp_core.specs.losses import LossSpec
-from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
+from sbp_core.specs.networks import CustomSpec, NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_core.specs.schedules import Constant, Cosine, Evolutionary, Schedule, Step
 from sbp_core.specs.schedules import Exponential as ExponentialSchedule
@@ -29,6 +29,7 @@ __all__ = [
     "ArcTan",
     "Constant",
     "Cosine",
+    "CustomSpec",
     "Evolutionary",
     "Exponential",
     "ExponentialSchedule",

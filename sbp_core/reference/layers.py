@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
-from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -232,7 +231,7 @@ def _linear(tape: Tape, layer: kinds.Linear, path: str, x: Float64, space: int) 
     return y, back
 
 
-def _windows(x: Float64, layer: kinds.MaxPool | kinds.AvgPool, space: int, fill: float) -> tuple[Float64, Any]:
+def _windows(x: Float64, layer: kinds.MaxPool | kinds.AvgPool, space: int, fill: float) -> tuple[Float64, Back]:
     """Return the windows with their values in one last axis, and the function that adds such values where they lie."""
     size, stride, pad = layer.kernel, layer.step, layer.padding
     planes = x.reshape(-1, *x.shape[x.ndim - space :])
@@ -269,13 +268,13 @@ def _max_pool(tape: Tape, layer: kinds.MaxPool, path: str, x: Float64, space: in
         np.put_along_axis(values, chosen, a.reshape(chosen.shape), -1)
         return spread(values)
 
-    y = np.take_along_axis(flat, chosen, -1)[..., 0]
+    y: Float64 = np.take_along_axis(flat, chosen, -1)[..., 0]
     return y.reshape(*x.shape[: x.ndim - space], *y.shape[1:]), back
 
 
 def _avg_pool(tape: Tape, layer: kinds.AvgPool, path: str, x: Float64, space: int) -> Run:
     flat, spread = _windows(x, layer, space, 0.0)
-    y = flat.mean(-1)
+    y: Float64 = flat.mean(-1)
 
     def back(a: Float64) -> Float64:
         return spread(np.broadcast_to(a.reshape(*y.shape, 1) / flat.shape[-1], flat.shape))
@@ -295,7 +294,8 @@ def _flatten(tape: Tape, layer: kinds.Flatten, path: str, x: Float64, space: int
 
 
 def _relu(tape: Tape, layer: kinds.Relu, path: str, x: Float64, space: int) -> Run:
-    tape.keep_off(np.abs(x))
+    # what is 0 exactly, of no spikes, is so everywhere
+    tape.keep_off(np.abs(x[x != 0]))
     passes = x > 0
     return x * passes, lambda a: a * passes
 

@@ -9,6 +9,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from sbp_core.specs.networks.base import NetworkSpec
+from sbp_core.specs.networks.custom import CustomSpec
 from sbp_core.specs.networks.resnet import ResNetSpec, resnet18_spec, resnet34_spec
 
 #: Every named network: a function of the spec's fields.
@@ -39,4 +40,4 @@ def network_spec(name: str, **fields: Any) -> NetworkSpec:
     return ZOO[name](**fields)
 
 
-__all__ = ["ZOO", "NetworkSpec", "ResNetSpec", "network_spec", "resnet18_spec", "resnet34_spec"]
+__all__ = ["ZOO", "CustomSpec", "NetworkSpec", "ResNetSpec", "network_spec", "resnet18_spec", "resnet34_spec"]

@@ -10,7 +10,7 @@ from typing import Any
 
 from sbp_core import validation
 from sbp_core.specs.base import Spec
-from sbp_core.specs.layers import Parameter, Shape, TimeMean
+from sbp_core.specs.layers import Parameter, Repeat, Shape, TimeMean
 from sbp_core.specs.structure import Placed, Sequence, placed_in
 
 
@@ -37,8 +37,14 @@ class NetworkSpec(Spec, abstract=True):
     time_steps: int = 4
 
     def __post_init__(self) -> None:
+        """Check the sizes, and that the layers fit each other: a class that checks its own fields does so before."""
         for name in ("num_classes", "in_channels", "time_steps"):
             self._set(name, validation.count(name, getattr(self, name)))
+        if not self.body.layers:
+            raise ValueError(f"a {self.kind} must have layers, got none")
+        end = self.outline()[-1].output
+        if end.space or end.channels != self.num_classes:
+            raise ValueError(f"the layers must end in num_classes={self.num_classes} logits, they end in {end}")
 
     @abstractmethod
     def build(self) -> Sequence:
@@ -62,11 +68,8 @@ class NetworkSpec(Spec, abstract=True):
     @cached_property
     def repeats(self) -> bool:
         """Whether still images are taken: there is a layer that repeats over time."""
-        still = self.input_shape(timed=False)
-        try:
-            return any(True for _ in self.body.walk("", still))
-        except ValueError:
-            return False
+        placed = self.body.walk("", self.input_shape(timed=True))
+        return any(isinstance(found.layer, Repeat) for found in placed)
 
     def input_shape(self, size: tuple[int | None, ...] | None = None, *, timed: bool = False) -> Shape:
         """Return the shape of a still image, or of event frames, of the given size."""

@@ -60,11 +60,11 @@ class ResNetSpec(NetworkSpec):
         if len(self.depths) != len(self.widths):
             raise ValueError(f"widths must be as many as depths, {len(self.depths)}; got {self.widths!r}")
         validation.choice("stem", self.stem, ("cifar", "imagenet"))
-        super().__post_init__()
         if not isinstance(self.neuron, LIFSpec):
             raise TypeError(f"neuron must be a LIFSpec, got {type(self.neuron).__name__}")
         self._set("batch_norm_epsilon", validation.positive("batch_norm_epsilon", self.batch_norm_epsilon))
         self._set("batch_norm_momentum", validation.within("batch_norm_momentum", self.batch_norm_momentum, 0.0, 1.0))
+        super().__post_init__()
 
     @property
     def layers(self) -> int:
