@@ -115,6 +115,7 @@ def network_time_axis(
     *,
     channels: Literal["first", "last"],
     time_axis: Literal[0, 1] | None = None,
+    sizes: bool = True,
 ) -> Literal[0, 1] | None:
     """Return where time is in the images that a network is given, time-first where it is not said; None if nowhere.
 
@@ -124,6 +125,7 @@ def network_time_axis(
         dtype: the name of their dtype.
         channels: where the channels are: before the axes of space, or in the last axis.
         time_axis: where the caller says that time is.
+        sizes: whether to check height and width: not where a compiler traces this.
 
     Raises:
         ValueError: another rank, other channels, no time step, a size that the network does not take, still images
@@ -139,7 +141,8 @@ def network_time_axis(
         where = "" if channels == "first" else " in their last axis"
         raise ValueError(f"images must have {spec.in_channels} channels{where}, got {found} in shape {given}")
     check_floating("images", dtype)
-    check_size(spec, size, timed=place is not None)
+    if sizes:
+        check_size(spec, size, timed=place is not None)
     return place
 
 

@@ -16,7 +16,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.coefficient import CoefficientScheduler
 from sbp_torch.losses import ShortcutLoss
-from sbp_torch.networks import ResNet, resnet18, resnet34
+from sbp_torch.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_torch.neuron import implementation_for, initial_state, lif
 from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
@@ -32,6 +32,7 @@ __all__ = [
     "ConvolutionalBranch",
     "CurrentLIF",
     "LeakyIntegrator",
+    "Network",
     "ResNet",
     "Shortcut",
     "ShortcutLoss",
@@ -41,6 +42,7 @@ __all__ = [
     "import_weights",
     "initial_state",
     "lif",
+    "network",
     "resnet18",
     "resnet34",
     "spike",

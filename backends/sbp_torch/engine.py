@@ -17,7 +17,7 @@ from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 from sbp_torch.coefficient import CoefficientScheduler
 from sbp_torch.losses import ShortcutLoss
-from sbp_torch.networks import ResNet
+from sbp_torch.networks import Network
 from sbp_torch.neuron import Implementation, lif
 from sbp_torch.shortcut import Shortcut
 from sbp_torch.spike import spike
@@ -113,7 +113,13 @@ class TorchEngine:
         self, network: ShortcutNetwork, weights: Mapping[str, Array], images: Tensor, dtype: str, mode: Mode
     ) -> _Network:
         """Build the network in a Shortcut."""
-        model = Shortcut(ResNet(network.spec), network.taps, network.spec.num_classes, combine=network.loss.combine)
+        model = Shortcut(
+            Network(network.spec),
+            network.taps,
+            network.spec.num_classes,
+            combine=network.loss.combine,
+            branch=network.branch,
+        )
         model.to(images.device, images.dtype)
         import_weights(model, weights)
         return _Network(model, ShortcutLoss(network.loss), lambda forward: self.run(forward, mode))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sbp_core import validation
 from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.selection import Select, check_select, fields, of_each, part, replaced
+from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.shortcut import Combine, ShortcutSpec
 from sbp_core.taps import Channels, TapLayout, TimeAxis, resolve_time_axis
 from sbp_torch import private
@@ -208,7 +209,10 @@ class Shortcut(nn.Module):
 
     def _sizes(self, net: nn.Module, sample: Any) -> Mapping[str, Size]:
         if sample is None:
-            stated: Mapping[str, int] = getattr(getattr(net, "spec", None), "tap_channels", None) or {}
+            spec = getattr(net, "spec", None)
+            if isinstance(spec, NetworkSpec):
+                return {tap: Size(shape.channels, len(shape.space)) for tap, shape in spec.parts.items()}
+            stated: Mapping[str, int] = getattr(spec, "tap_channels", None) or {}
             return {tap: Size(channels, 2) for tap, channels in stated.items()}
         _, tapped = self._checked(*run_copy(net, self.spec.taps, sample))
         shapes = {tap: reading.items.shape for tap, reading in zip(self.spec.taps, tapped, strict=True)}

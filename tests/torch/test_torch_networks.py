@@ -219,5 +219,5 @@ def test_frames_of_no_step_are_refused():
 
 
 def test_a_network_needs_a_spec():
-    with pytest.raises(TypeError, match="spec must be a ResNetSpec"):
+    with pytest.raises(TypeError, match="spec must be a NetworkSpec"):
         sbp_torch.ResNet((2, 2))

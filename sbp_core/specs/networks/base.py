@@ -11,7 +11,7 @@ from typing import Any
 from sbp_core import validation
 from sbp_core.specs.base import Spec
 from sbp_core.specs.layers import Parameter, Repeat, Shape, TimeMean
-from sbp_core.specs.structure import Placed, Sequence, placed_in
+from sbp_core.specs.structure import Named, Placed, Sequence, placed_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,18 @@ class NetworkSpec(Spec, abstract=True):
     def ends_in_mean(self) -> bool:
         """Whether the last layer is the mean over time, without which there are logits of each step."""
         return isinstance(self.body.layers[-1][1], TimeMean)
+
+    def layers_of(self, *, per_step: bool) -> Named:
+        """Return the layers by name, without the mean over time where the logits of each step are wanted.
+
+        Raises:
+            ValueError: they are wanted, and the layers do not end in a mean over time.
+        """
+        if not per_step:
+            return self.body.layers
+        if not self.ends_in_mean:
+            raise ValueError(f"per_step must be False: the {self.kind} does not end in a mean over time")
+        return self.body.layers[:-1]
 
     @cached_property
     def repeats(self) -> bool:
