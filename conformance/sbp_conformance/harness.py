@@ -204,14 +204,13 @@ class Harness:
             loss, logits = built.differentiate(images, labels, coefficient)
             statistics = {name: array for name, array in built.weights().items() if ".running_" in name}
             evaluated, blocks = built.evaluate(images), built.blocks(images)
-            order = self._layout.axes(5).time_first
             return NetworkResult(
                 tuple(map(self._numpy, logits)),
                 float(self._numpy(loss)),
                 {name: array for name, array in built.gradients().items() if name not in statistics},
                 statistics,
                 self._numpy(evaluated),
-                {name: self._numpy(output).transpose(order) for name, output in blocks.items()},
+                {name: self._part(output) for name, output in blocks.items()},
                 _dtype(logits[0]),
             )
 
@@ -235,9 +234,17 @@ class Harness:
             return TrainingResult(losses, dict(built.weights()), _dtype(steps[-1][1][0]))
 
     def _batch(self, batch: Batch, dtype: str) -> tuple[Any, Any]:
-        last = self._layout.channels == "last"
-        images = np.moveaxis(batch.images, 1, -1) if last else batch.images
+        images = batch.images
+        if self._layout.channels == "last":
+            images = np.moveaxis(images, -3, -1)
+        if images.ndim == 5:  # event frames
+            images = self._turned(images, "eager")
         return self._engine.array(images, dtype), self._labels(batch.labels, dtype)
+
+    def _part(self, output: Any) -> Array:
+        """Return ``(time, batch, channels, *space)``, of any number of axes of space."""
+        values = self._numpy(output)
+        return values.transpose(self._layout.axes(values.ndim).time_first)
 
     def _labels(self, labels: Array, dtype: str) -> Any:
         return self._engine.array(labels, dtype if labels.dtype.kind == "f" else None)

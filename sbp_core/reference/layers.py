@@ -329,7 +329,7 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
             tape.gradients[f"{path}.decay_logit"] = np.array(found.grad_decay * decay * (1.0 - decay))
         return found.grad_input
 
-    tape.keep_off(np.array([neuron.margin(spec, x, decay=decay)]))
+    tape.keep_off(np.array([neuron.margin(spec, x, decay=decay, ties=False)]))
     return differentiate(np.zeros_like(x)).output, back
 
 

@@ -197,10 +197,19 @@ def jumps(spec: LIFSpec) -> tuple[float, ...]:
     return (0.0, -edge, edge) if edge else (0.0,)
 
 
-def margin(spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: float | None = None) -> float:
+def margin(
+    spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: float | None = None, ties: bool = True
+) -> float:
     """Return how far a run stays from every jump: from the threshold, and from a rectangle's edges.
 
     Within rounding of a jump two correct implementations may differ; random cases keep this above a guard band.
+
+    Args:
+        spec: the neuron.
+        x: its input.
+        state: where it starts.
+        decay: takes the place of ``spec.decay``.
+        ties: False to leave out what lies on a jump exactly: of sums of spikes it does so in every implementation.
     """
     if spec.output == "potential":
         return math.inf
@@ -210,7 +219,10 @@ def margin(spec: LIFSpec, x: Float64, state: LIFState | None = None, *, decay: f
 
     def spike(u: Float64) -> Float64:
         nonlocal least
-        least = min([least, *(float(np.min(np.abs(u - jump), initial=math.inf)) for jump in places)])
+        for jump in places:
+            distances = np.abs(u - jump)
+            counted = distances if ties else distances[distances != 0.0]
+            least = min(least, float(np.min(counted, initial=math.inf)))
         return (u >= 0 if spec.inclusive else u > 0).astype(np.float64)
 
     for c in x:

@@ -1,4 +1,4 @@
-"""Architectures, a file each: its spec, and its sizes by name in ``ZOO``."""
+"""Architectures, a file each: its spec, its sizes by name in ``ZOO``, and narrow ones for tests in ``NARROW``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from sbp_core.specs.networks.resnet import ResNetSpec, resnet18_spec, resnet34_s
 
 #: Every named network: a function of the spec's fields.
 ZOO: dict[str, Callable[..., NetworkSpec]] = {}
-for _module in sorted(module.name for module in iter_modules(__path__)):
-    ZOO |= getattr(import_module(f"{__name__}.{_module}"), "ZOO", {})
+#: Fields that make each small enough to be held to the oracle in seconds.
+NARROW: dict[str, dict[str, Any]] = {}
+for _name in sorted(module.name for module in iter_modules(__path__)):
+    _module = import_module(f"{__name__}.{_name}")
+    ZOO |= getattr(_module, "ZOO", {})
+    NARROW |= getattr(_module, "NARROW", {})
 
 
 def network_spec(name: str, **fields: Any) -> NetworkSpec:
@@ -40,4 +44,4 @@ def network_spec(name: str, **fields: Any) -> NetworkSpec:
     return ZOO[name](**fields)
 
 
-__all__ = ["ZOO", "CustomSpec", "NetworkSpec", "ResNetSpec", "network_spec", "resnet18_spec", "resnet34_spec"]
+__all__ = ["NARROW", "ZOO", "CustomSpec", "NetworkSpec", "ResNetSpec", "network_spec", "resnet18_spec", "resnet34_spec"]

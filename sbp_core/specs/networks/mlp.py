@@ -71,4 +71,5 @@ def mlp_spec(**fields: Any) -> MLPSpec:
     return MLPSpec(**fields)
 
 
+NARROW = {"mlp": {"hidden": (9, 7), "size": (5, 4)}}
 ZOO = {"mlp": mlp_spec}

@@ -143,4 +143,9 @@ def _imagenet(depths: tuple[int, ...], fields: dict[str, Any]) -> MSResNetSpec:
     return MSResNetSpec(**(given | fields))
 
 
+NARROW = {
+    "ms_resnet18": {"depths": (1, 1), "widths": (8, 10), "residual_scale": 0.5},
+    "ms_resnet34": {"depths": (2, 1), "widths": (8, 10)},
+    "max_resnet18": {"depths": (2, 1), "widths": (8, 10), "stem_channels": 8},
+}
 ZOO = {"ms_resnet18": ms_resnet18_spec, "ms_resnet34": ms_resnet34_spec, "max_resnet18": max_resnet18_spec}

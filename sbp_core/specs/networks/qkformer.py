@@ -133,4 +133,8 @@ def qkformer_imagenet_spec(**fields: Any) -> QKFormerSpec:
     return QKFormerSpec(**(given | fields))
 
 
+NARROW = {
+    "qkformer_cifar": {"dim": 64, "depths": (1, 1, 1), "heads": (2, 2, 1), "mlp_ratio": 1.0},
+    "qkformer_imagenet": {"dim": 64, "depths": (1, 1, 1), "heads": (1, 2, 2), "mlp_ratio": 1.0},
+}
 ZOO = {"qkformer_cifar": qkformer_cifar_spec, "qkformer_imagenet": qkformer_imagenet_spec}

@@ -105,5 +105,20 @@ def resnet20_spec(**fields: Any) -> ResNetSpec:
 
 
 ZOO = {"resnet18": resnet18_spec, "resnet19": resnet19_spec, "resnet20": resnet20_spec, "resnet34": resnet34_spec}
+NARROW = {
+    "resnet18": {"depths": (2, 1), "widths": (8, 10)},
+    "resnet19": {"depths": (1, 1), "widths": (8, 10), "hidden": 5, "norm": "tdbn"},
+    "resnet20": {"depths": (1, 1), "widths": (8, 10), "norm": "tebn"},
+    "resnet34": {"depths": (1, 1, 1), "widths": (8, 8, 10)},
+}
 
-__all__ = ["NETWORK_NEURON", "ZOO", "ResNetSpec", "resnet18_spec", "resnet19_spec", "resnet20_spec", "resnet34_spec"]
+__all__ = [
+    "NARROW",
+    "NETWORK_NEURON",
+    "ZOO",
+    "ResNetSpec",
+    "resnet18_spec",
+    "resnet19_spec",
+    "resnet20_spec",
+    "resnet34_spec",
+]

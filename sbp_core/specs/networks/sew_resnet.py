@@ -69,4 +69,8 @@ def sew_resnet34_spec(**fields: Any) -> SEWResNetSpec:
     return SEWResNetSpec(**({"depths": (3, 4, 6, 3), "widths": (64, 128, 256, 512), "stem": "imagenet"} | fields))
 
 
+NARROW = {
+    "sew_resnet18": {"depths": (1, 1), "widths": (8, 10), "join": "iand", "stem": "cifar"},
+    "sew_resnet34": {"depths": (2, 1), "widths": (8, 10)},
+}
 ZOO = {"sew_resnet18": sew_resnet18_spec, "sew_resnet34": sew_resnet34_spec}

@@ -142,4 +142,8 @@ def spikformer_imagenet_spec(**fields: Any) -> SpikformerSpec:
     return SpikformerSpec(**(given | fields))
 
 
+NARROW = {
+    "spikformer_cifar": {"dim": 16, "depth": 1, "heads": 2, "scale": 0.5},
+    "spikformer_imagenet": {"dim": 8, "depth": 2, "heads": 4},
+}
 ZOO = {"spikformer_cifar": spikformer_cifar_spec, "spikformer_imagenet": spikformer_imagenet_spec}

@@ -186,6 +186,15 @@ def convnet_spec(**fields: Any) -> VGGSpec:
     return VGGSpec(**({"stages": ((16,), (32,))} | fields))
 
 
+_NARROW_STAGES = ((4,), (6, 5))
+NARROW = {
+    "vgg11": {"stages": _NARROW_STAGES},
+    "vgg13": {"stages": _NARROW_STAGES, "norm": "tebn", "hidden": (7,)},
+    "vgg16": {"stages": _NARROW_STAGES, "norm": "tdbn", "bias": True},
+    "vggsnn": {"stages": _NARROW_STAGES, "size": (8, 6)},
+    "dvs_gesture": {"stages": _NARROW_STAGES, "size": (8, 8), "hidden": (7,), "voters": 3, "dropout": 0.0},
+    "convnet": {"stages": ((4,), (6,))},
+}
 ZOO = {
     "vgg11": vgg11_spec,
     "vgg13": vgg13_spec,
