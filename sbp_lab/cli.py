@@ -137,9 +137,14 @@ SurrogateOption = Annotated[
         f"height. {', '.join(FAMILIES)}.",
     ),
 ]
-Width = Annotated[int, _at_least("width", 1, help="Channels of the first stage; each later stage has twice as many.")]
+Width = Annotated[int, _at_least("width", 1, help="Channels of the first stage, all others in proportion.")]
 TimeSteps = Annotated[int, _at_least("time_steps", 1, "--time-steps", "-T", help="How often the image is shown.")]
-Taps = Annotated[str, typer.Option(help="Blocks that get a branch, with commas between.")]
+Taps = Annotated[
+    str,
+    typer.Option(
+        help="Parts that get a branch, with commas between; the network's own choice unless given.", show_default=False
+    ),
+]
 CombineOption = Annotated[
     Combine, typer.Option("--combine", help="Add the branches' logits (the paper's), or weigh their losses.")
 ]
@@ -165,7 +170,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the files; runs/ and 
 # chosen by measurement so that a deep vanilla network learns at all: see docs/demo.md
 BACKEND, DATA, NET = "torch", "digits", "resnet34"
 SURROGATE, WIDTH, TIME_STEPS = "rectangle:1", 8, 2
-TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = "layer1,layer2,layer3", 20, 64, 0.01, 0.02, 3
+TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = "", 20, 64, 0.01, 0.02, 3
 
 
 @app.command()
@@ -314,21 +319,24 @@ def _recipe(
     dataset = data_sets.load(data_name)
     with _blamed_on("--batch-size"):
         check_batch_size(batch_size, dataset)
-    network = networks.build(
-        net,
-        width=width,
-        num_classes=dataset.num_classes,
-        in_channels=dataset.channels,
-        time_steps=time_steps,
-        neuron=LIFSpec(surrogate=_surrogate(surrogate)),
-    )
+    with _blamed_on("--net"):
+        network = networks.build(
+            net,
+            width=width,
+            size=dataset.size,
+            num_classes=dataset.num_classes,
+            in_channels=dataset.channels,
+            time_steps=time_steps,
+            neuron=LIFSpec(surrogate=_surrogate(surrogate)),
+        )
+    tapped = tuple(taps.split(",")) if taps else network.default_taps
     with _blamed_on("--taps"):
-        ShortcutSpec(taps=tuple(taps.split(","))).check_taps(network.tap_channels)
+        ShortcutSpec(taps=tapped).check_taps(network.tap_channels)
     recipe = Recipe(
         backend=backend,
         data=data_name,
         network=network,
-        taps=tuple(taps.split(",")),
+        taps=tapped,
         combine=combine.value,
         epochs=epochs,
         batch_size=batch_size,

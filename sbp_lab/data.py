@@ -50,6 +50,12 @@ class Dataset:
                 raise ValueError(f"{part}_labels must lie in 0 .. {self.num_classes - 1} and not be empty")
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        height, width = self.train_images.shape[1:3]
+        return int(height), int(width)
+
+    @property
     def channels(self) -> int:
         """Channels of an image."""
         return int(self.train_images.shape[-1])

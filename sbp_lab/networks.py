@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sbp_core import ResNetSpec, resnet18_spec, resnet34_spec, validation
+from sbp_core import NetworkSpec, ResNetSpec, validation
+from sbp_core.specs.networks import ZOO
 
 
 def resnet10_spec(**fields: Any) -> ResNetSpec:
@@ -14,24 +15,32 @@ def resnet10_spec(**fields: Any) -> ResNetSpec:
 
 
 #: Name on the command line to spec.
-NETWORKS: dict[str, Callable[..., ResNetSpec]] = {
-    "resnet10": resnet10_spec,
-    "resnet18": resnet18_spec,
-    "resnet34": resnet34_spec,
-}
+NETWORKS: dict[str, Callable[..., NetworkSpec]] = {"resnet10": resnet10_spec} | ZOO
 
 
-def build(name: str, *, width: int, **fields: Any) -> ResNetSpec:
-    """Return the spec of the network ``name`` with ``width`` channels in its first stage, doubled at each later one.
+def build(name: str, *, width: int | None = None, size: tuple[int, int] | None = None, **fields: Any) -> NetworkSpec:
+    """Return the spec of the network ``name``.
+
+    Args:
+        name: one of :data:`NETWORKS`.
+        width: channels of its first stage, the others in proportion; as in the source unless given.
+        size: of the images, for a network that has to know.
+        **fields: of the spec.
 
     Raises:
-        ValueError: there is no network of that name, or a field is out of range.
+        ValueError: there is no network of that name, a field is out of range, or the images are too small for it.
         TypeError: a field of the wrong type.
 
     Example:
-        >>> build("resnet18", width=8, in_channels=1).widths
-        (8, 16, 32, 64)
+        >>> build("resnet18", width=8, in_channels=1).tap_channels
+        {'stem': 8, 'layer1': 8, 'layer2': 16, 'layer3': 32, 'layer4': 64}
     """
     make = NETWORKS[validation.choice("net", name, NETWORKS)]
-    validation.count("width", width)
-    return make(widths=tuple(width * 2**stage for stage in range(4)), **fields)
+    if size is not None and None not in make().image_size:
+        fields["size"] = size
+    spec = make(**fields)
+    if width is not None:
+        spec = spec.with_width(validation.count("width", width))
+    if size is not None:
+        spec.outline(size)
+    return spec

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from sbp_core import ResNetSpec
 from sbp_lab.methods import METHODS
 from sbp_lab.training import Epoch, Recipe, Run
 
@@ -165,12 +166,12 @@ def table(comparison: Comparison) -> Table:
 def describe_network(recipe: Recipe) -> str:
     """Return the network, its neuron and the data in a line."""
     network = recipe.network
-    surrogate = network.neuron.surrogate.to_dict()
+    surrogate = next(spec for _, spec in network.neurons()).surrogate.to_dict()
     shape = ", ".join(f"{key} {value:g}" for key, value in surrogate.items() if isinstance(value, float))
-    return (
-        f"ResNet-{network.layers} of widths {network.widths[0]} to {network.widths[-1]} on {recipe.data}, "
-        f"T = {network.time_steps}, {surrogate['kind']} ({shape})"
-    )
+    name = f"{network.kind} of {network.parameter_count:,} parameters"
+    if isinstance(network, ResNetSpec):
+        name = f"ResNet-{network.layers} of widths {network.widths[0]} to {network.widths[-1]}"
+    return f"{name} on {recipe.data}, T = {network.time_steps}, {surrogate['kind']} ({shape})"
 
 
 def describe(recipe: Recipe) -> str:

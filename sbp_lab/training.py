@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_core import Constant, Cosine, ResNetSpec, Schedule, ShortcutSpec, validation
+from sbp_core import Constant, Cosine, NetworkSpec, Schedule, ShortcutSpec, validation
 from sbp_core.reference.networks import initial_weights
 from sbp_core.specs.base import Spec
 from sbp_lab import trainers
@@ -45,7 +45,7 @@ class Recipe(Spec):
     kind: ClassVar[str] = "recipe"
     backend: str
     data: str
-    network: ResNetSpec
+    network: NetworkSpec
     taps: tuple[str, ...]
     combine: Literal["logits", "losses"] = "logits"
     epochs: int = 300

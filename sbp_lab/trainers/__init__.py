@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_core import ResNetSpec, validation
+from sbp_core import NetworkSpec, validation
 from sbp_core.registry import missing_framework
 
 Array = NDArray[np.float32]
@@ -56,7 +56,7 @@ class TrainerFactory(Protocol):
 
     def __call__(
         self,
-        spec: ResNetSpec,
+        spec: NetworkSpec,
         weights: Mapping[str, Array],
         *,
         taps: Sequence[str],

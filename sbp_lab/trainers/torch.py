@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import sbp_torch
-from sbp_core import ResNetSpec
+from sbp_core import NetworkSpec
 from sbp_lab.trainers import Array, Labels, StepResult
 from sbp_torch.kernels.fused import LEAST_ELEMENTS
 
@@ -19,14 +19,15 @@ class TorchTrainer:
 
     def __init__(
         self,
-        spec: ResNetSpec,
+        spec: NetworkSpec,
         weights: Mapping[str, Array],
         *,
         taps: Sequence[str],
         combine: Literal["logits", "losses"],
         weight_decay: float,
     ) -> None:
-        self._net = sbp_torch.ResNet(spec)
+        self._net = sbp_torch.Network(spec)
+        self._kernels = [weight for weight in self._net.parameters() if weight.ndim > 1]
         self._model: nn.Module = self._net
         if taps:
             # the loss composes: it takes the coefficient as an argument
@@ -43,7 +44,7 @@ class TorchTrainer:
             group["lr"] = learning_rate
         loss = self._backward(images, labels, coefficient)
         self._optimizer.step()
-        norms = [_norm(layer.weight.grad) for layer in (self._net.stem.conv, self._net.head)]
+        norms = [_norm(weight.grad) for weight in (self._kernels[0], self._kernels[-1])]
         return StepResult(loss.item(), *norms)
 
     @torch.no_grad()

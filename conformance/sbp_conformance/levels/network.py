@@ -390,7 +390,7 @@ _ZOO: dict[str, dict[str, Any]] = {
     "convnet": {"branch": "convolutional", "soft": True},
     "mlp": {},
     "spikformer_cifar": {"compiled": ("float64",), "shift": 0.75},
-    "qkformer_cifar": {"shift": 0.75},
+    "qkformer_cifar": {"shift": 0.75, "image": (16, 16)},
 }
 
 
@@ -402,7 +402,7 @@ def _zoo() -> dict[str, _Given]:
         height, width = (8 if extent is None else extent for extent in spec.image_size)
         loss = LossSpec(combine="logits" if index % 2 else "losses")
         network = ShortcutNetwork(spec, spec.default_taps, loss, given.pop("branch", "linear"))
-        found[name] = _Given(network, given | {"image": (height, width)})
+        found[name] = _Given(network, {"image": (height, width)} | given)
     return found
 
 

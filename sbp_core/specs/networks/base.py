@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Self
 
 from sbp_core import validation
 from sbp_core.specs.base import Spec
-from sbp_core.specs.layers import Parameter, Repeat, Shape, TimeMean
+from sbp_core.specs.layers import Neuron, Parameter, Repeat, Shape, TimeMean
+from sbp_core.specs.neurons import LIFSpec
 from sbp_core.specs.structure import Named, Placed, Sequence, placed_in
 
 
@@ -54,6 +55,14 @@ class NetworkSpec(Spec, abstract=True):
     def image_size(self) -> tuple[int | None, ...]:
         """Sizes of the axes of space of the input; None is any."""
         return (None, None)
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first part, the others in proportion.
+
+        Raises:
+            ValueError: it has no width to change, or one that its other sizes do not fit.
+        """
+        raise ValueError(f"width cannot be set: a {self.kind} has none to change")
 
     @cached_property
     def body(self) -> Sequence:
@@ -152,11 +161,16 @@ class NetworkSpec(Spec, abstract=True):
             placed.operations() * (self.time_steps if placed.output.timed else 1) for placed in self.outline(sizes)
         )
 
-    def neurons(self) -> Iterator[tuple[str, Any]]:
+    def neurons(self) -> Iterator[tuple[str, LIFSpec]]:
         """Yield path and spec of every neuron."""
         for placed in self.outline():
-            if getattr(placed.layer, "fires", False):
-                yield placed.path, getattr(placed.layer, "spec", None)
+            if isinstance(placed.layer, Neuron):
+                yield placed.path, placed.layer.spec
+
+
+def in_proportion(widths: tuple[int, ...], width: int, first: int) -> tuple[int, ...]:
+    """Return widths as they are where ``first`` becomes ``width``: at least 1 each."""
+    return tuple(max(1, round(each * width / first)) for each in widths)
 
 
 def _size(shape: tuple[int, ...]) -> int:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sbp_core import validation
 from sbp_core.specs.layers import Flatten, LayerSpec, Linear, Neuron, Repeat, TimeMean
-from sbp_core.specs.networks.base import NetworkSpec
+from sbp_core.specs.networks.base import NetworkSpec, in_proportion
 from sbp_core.specs.networks.custom import image_size
 from sbp_core.specs.networks.residual import NETWORK_NEURON
 from sbp_core.specs.neurons import LIFSpec
@@ -54,6 +54,10 @@ class MLPSpec(NetworkSpec):
     def image_size(self) -> tuple[int | None, ...]:
         """Height and width of the input."""
         return self.size
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` units in its first hidden layer, the others in proportion."""
+        return self.replace(hidden=in_proportion(self.hidden, width, self.hidden[0]))
 
     def build(self) -> Sequence:
         """Return the layers."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from sbp_core import validation
 from sbp_core.presets import spikingjelly_lif, spikingjelly_rect
 from sbp_core.specs.layers import Conv, LayerSpec, MaxPool, Neuron
+from sbp_core.specs.networks.base import in_proportion
 from sbp_core.specs.networks.residual import ResidualNetworkSpec
 from sbp_core.specs.neurons import LIFSpec
 from sbp_core.specs.structure import Residual, Sequence, sequence
@@ -64,6 +65,13 @@ class MSResNetSpec(ResidualNetworkSpec):
             self._set("stem_channels", validation.count("stem_channels", self.stem_channels))
         self._set("first_stage_stride", validation.count("first_stage_stride", self.first_stage_stride))
         super().__post_init__()
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first stage, the others in proportion."""
+        narrow = super().with_width(width)
+        if self.stem_channels is None:
+            return narrow
+        return narrow.replace(stem_channels=in_proportion((self.stem_channels,), width, self.widths[0])[0])
 
     @property
     def stem_width(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sbp_core import validation
 from sbp_core.specs.layers import (
@@ -72,6 +72,12 @@ class QKFormerSpec(NetworkSpec):
         if not isinstance(self.neuron, LIFSpec):
             raise TypeError(f"neuron must be a LIFSpec, got {type(self.neuron).__name__}")
         super().__post_init__()
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first convolution, eight times that in the last stage."""
+        # as many channels a head as before
+        heads = tuple(max(1, 8 * width * each // self.dim) for each in self.heads)
+        return self.replace(dim=8 * width, heads=heads)
 
     @property
     def default_taps(self) -> tuple[str, ...]:

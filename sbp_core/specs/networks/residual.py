@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from sbp_core import validation
 from sbp_core.specs.layers import Conv, GlobalPool, LayerSpec, Linear, MaxPool, Neuron, Repeat, TimeMean
-from sbp_core.specs.networks.base import NetworkSpec
+from sbp_core.specs.networks.base import NetworkSpec, in_proportion
 from sbp_core.specs.networks.norm import NORMS, Norm, normalisation
 from sbp_core.specs.neurons import LIFSpec
 from sbp_core.specs.structure import Residual, Sequence, numbered, sequence
@@ -67,6 +67,10 @@ class ResidualNetworkSpec(NetworkSpec, abstract=True):
     def default_taps(self) -> tuple[str, ...]:
         """Every stage but the last: where branches tap unless told otherwise."""
         return self.stage_names[:-1]
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first stage, the others in proportion."""
+        return self.replace(widths=in_proportion(self.widths, width, self.widths[0]))
 
     def build(self) -> Sequence:
         """Return stem, stages and head."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from sbp_core import validation
 from sbp_core.presets import spikingjelly_lif
@@ -76,6 +76,11 @@ class SpikformerSpec(NetworkSpec):
         if not isinstance(self.neuron, LIFSpec):
             raise TypeError(f"neuron must be a LIFSpec, got {type(self.neuron).__name__}")
         super().__post_init__()
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first convolution, eight times as many in tokens."""
+        # as many channels a head as before
+        return self.replace(dim=8 * width, heads=max(1, 8 * width * self.heads // self.dim))
 
     @property
     def default_taps(self) -> tuple[str, ...]:

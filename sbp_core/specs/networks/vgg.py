@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from sbp_core import validation
 from sbp_core.presets import spikingjelly_lif
@@ -21,7 +21,7 @@ from sbp_core.specs.layers import (
     TimeMean,
     Vote,
 )
-from sbp_core.specs.networks.base import NetworkSpec
+from sbp_core.specs.networks.base import NetworkSpec, in_proportion
 from sbp_core.specs.networks.custom import image_size
 from sbp_core.specs.networks.norm import NORMS, Norm, normalisation
 from sbp_core.specs.networks.residual import NETWORK_NEURON
@@ -100,6 +100,12 @@ class VGGSpec(NetworkSpec):
     def default_taps(self) -> tuple[str, ...]:
         """Every stage but the last."""
         return self.stage_names[:-1] or self.stage_names
+
+    def with_width(self, width: int) -> Self:
+        """Return the network with ``width`` channels in its first convolution, all others in proportion."""
+        first = self.stages[0][0]
+        stages = tuple(in_proportion(stage, width, first) for stage in self.stages)
+        return self.replace(stages=stages, hidden=in_proportion(self.hidden, width, first))
 
     def build(self) -> Sequence:
         """Return stages and head."""
