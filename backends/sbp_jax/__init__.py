@@ -14,7 +14,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
 from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
-from sbp_jax.networks import BasicBlock, ResNet, resnet18, resnet34
+from sbp_jax.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_jax.neuron import implementation_for, initial_state, lif
 from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_jax.shortcut import Shortcut, Tappable
@@ -25,10 +25,10 @@ __all__ = [
     "IF",
     "LIF",
     "PLIF",
-    "BasicBlock",
     "BatchNorm",
     "CurrentLIF",
     "LeakyIntegrator",
+    "Network",
     "ResNet",
     "Shortcut",
     "ShortcutLoss",
@@ -40,6 +40,7 @@ __all__ = [
     "import_weights",
     "initial_state",
     "lif",
+    "network",
     "resnet18",
     "resnet34",
     "spike",

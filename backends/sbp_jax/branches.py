@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core import validation
-from sbp_jax.layers import BatchNorm, convolution, linear, pool, uniform
+from sbp_core.specs.branches import branch_layers
+from sbp_core.specs.layers import Shape
+from sbp_jax.layers import Build, Chain, pool, uniform
 from sbp_jax.pure import Params, apply, channels, from_linen, init, outputs
 
 __all__ = [
@@ -58,7 +60,7 @@ class LinearBranch(nnx.Linear):
         return logits
 
 
-class ConvolutionalBranch(nnx.Module):
+class ConvolutionalBranch(Chain):
     """A small convolutional head: 3-wide convolution, batch norm and ReLU; then pooling and a linear layer.
 
     One convention for all frameworks: stride 1, padding 1, no bias; batch norm over time, batch and space.
@@ -87,15 +89,10 @@ class ConvolutionalBranch(nnx.Module):
     ) -> None:
         if space < 1:
             raise ValueError("branch 'convolutional' needs a tapped output with axes of space; take 'linear'")
-        build: Any = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
-        self.conv = convolution(channels, channels, 3, space=space, **build)
-        self.bn = BatchNorm(channels, **build)
-        self.linear = linear(channels, num_classes, **build)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return logits at each step, ``(time, batch, classes)``, of ``(time, batch, ..., channels)``."""
-        logits: jax.Array = self.linear(pool(jax.nn.relu(self.bn(self.conv(x)))))
-        return logits
+        layers = branch_layers("convolutional", channels, num_classes)
+        super().__init__(
+            layers, Shape(channels, (None,) * space), Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        )
 
 
 def check_branch(branch: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax
 import jax
@@ -21,7 +21,7 @@ from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.surrogates import Surrogate
 from sbp_core.taps import TapLayout
 from sbp_jax.losses import ShortcutLoss
-from sbp_jax.networks import ResNet
+from sbp_jax.networks import Network
 from sbp_jax.neuron import lif
 from sbp_jax.shortcut import Shortcut
 from sbp_jax.spike import spike
@@ -97,14 +97,15 @@ class JaxEngine:
     ) -> _Network:
         """Build the network in a Shortcut."""
 
-        def build() -> Shortcut[ResNet]:
-            net = ResNet(network.spec, param_dtype=dtype, rngs=nnx.Rngs(0))
+        def build() -> Shortcut[Network]:
+            net = Network(network.spec, param_dtype=dtype, rngs=nnx.Rngs(0))
             options: dict[str, Any] = {"combine": network.loss.combine, "param_dtype": dtype, "rngs": nnx.Rngs(0)}
-            return Shortcut(net, network.taps, network.spec.num_classes, **options)
+            return Shortcut(net, network.taps, network.spec.num_classes, branch=network.branch, **options)
 
         # shapes alone: no initial weights are drawn
-        model: Shortcut[ResNet] = nnx.eval_shape(build)
+        model: Shortcut[Network] = nnx.eval_shape(build)
         import_weights(model, weights)
+        nnx.reseed(model, default=0)  # dropout's keys
         return _Network(model, network, lambda function: self.run(function, mode))
 
 
@@ -112,7 +113,10 @@ class _Network:
     """A Shortcut and its loss, as a graph and its states: :class:`sbp_core.backend.BuiltNetwork`."""
 
     def __init__(
-        self, model: Shortcut[ResNet], network: ShortcutNetwork, run: Callable[[Callable[..., Any]], Callable[..., Any]]
+        self,
+        model: Shortcut[Network],
+        network: ShortcutNetwork,
+        run: Callable[[Callable[..., Any]], Callable[..., Any]],
     ) -> None:
         criterion = ShortcutLoss(network.loss)
         self._taps, self._run = tuple(network.spec.tap_channels), run
@@ -124,7 +128,7 @@ class _Network:
 
         def forward(parameters: Any, rest: Any, images: Any, labels: Any, coefficient: Any) -> Any:
             model = nnx.merge(self._graph, parameters, rest, copy=True)
-            given = model(images, coefficient=coefficient)
+            given = model(images, coefficient=coefficient, time_axis=_time_axis(images))
             output = given if isinstance(given, ShortcutOutput) else ShortcutOutput(given, ())
             loss = criterion(output, labels, coefficient)
             return loss, ((output.main, *output.branches), nnx.state(model, nnx.Not(nnx.Param)))
@@ -141,11 +145,11 @@ class _Network:
     def evaluate(self, images: jax.Array) -> jax.Array:
         model = self._model
         model.eval()
-        logits: jax.Array = model(images)
+        logits: jax.Array = model(images, time_axis=_time_axis(images))
         return logits
 
     def blocks(self, images: jax.Array) -> Mapping[str, jax.Array]:
-        _, blocks = self._model.main(images, taps=self._taps)
+        _, blocks = self._model.main(images, taps=self._taps, time_axis=_time_axis(images))
         return dict(blocks)
 
     def weights(self) -> Mapping[str, Array]:
@@ -181,6 +185,10 @@ class _Network:
     @property
     def _model(self) -> Any:
         return nnx.merge(self._graph, self._parameters, self._rest)
+
+
+def _time_axis(images: jax.Array) -> Literal[0] | None:
+    return 0 if images.ndim == 5 else None
 
 
 def make_engine() -> JaxEngine:

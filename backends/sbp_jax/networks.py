@@ -1,48 +1,41 @@
-"""The spiking ResNet of a :class:`~sbp_core.ResNetSpec` as ``flax.nnx`` modules, channels last."""
+"""The network of any :class:`~sbp_core.NetworkSpec` as ``flax.nnx`` modules, channels last."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict, overload
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core import validation
-from sbp_core.inputs import check_floating, frames_time_axis
-from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
+from sbp_core.inputs import network_time_axis
+from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.layers import BatchNorm, convolution, linear, max_pool
-from sbp_jax.neurons import LIF
+from sbp_jax.layers import Build, hold, run
 
 
-class _Build(TypedDict):
-    """What every layer is made with."""
+class Network(nnx.Module):
+    """A spiking network; its conventions and parameters: :class:`~sbp_core.NetworkSpec`.
 
-    dtype: Any
-    param_dtype: Any
-    rngs: nnx.Rngs
-
-
-class ResNet(nnx.Module):
-    """A spiking ResNet; its conventions and parameters: :class:`~sbp_core.ResNetSpec`.
-
-    The stages are its attributes ``stem``, ``layer1``, ``layer2``, ..., and ``head``. ``model.train()`` and
-    ``model.eval()`` switch batch norm.
+    Its parts are attributes by their names, ``stem``, ``layer1``, ``head`` of a ResNet say, and so are theirs.
+    ``model.train()`` and ``model.eval()`` switch batch norm and dropout.
 
     Args:
         spec: the network.
-        per_step: give the logits of each step, ``(time, batch, num_classes)``, and not their average.
+        per_step: give the logits of each step, ``(time, batch, num_classes)``, and not their average: the last layer,
+            the mean over time, is left out.
         dtype: dtype of the computation; None to follow from images and parameters.
         param_dtype: dtype of the parameters.
-        rngs: random keys of the initial weights.
+        rngs: random keys of the initial weights, and of dropout.
 
     Raises:
+        ValueError: ``per_step`` of a network that does not end in a mean over time; layers that do not fit each other.
         TypeError: not a spec, or ``per_step`` not a bool.
 
     Example:
-        >>> net = ResNet(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), rngs=nnx.Rngs(0))
+        >>> net = Network(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), rngs=nnx.Rngs(0))
         >>> logits, tapped = net(jnp.ones((2, 8, 8, 3)), taps=("layer3",))
         >>> logits.shape, tapped["layer3"].shape
         ((2, 10), (2, 2, 2, 2, 8))
@@ -50,22 +43,30 @@ class ResNet(nnx.Module):
 
     def __init__(
         self,
-        spec: ResNetSpec,
+        spec: NetworkSpec,
         *,
         per_step: bool = False,
         dtype: Any = None,
         param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        if not isinstance(spec, ResNetSpec):
-            raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
-        build = _Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        if not isinstance(spec, NetworkSpec):
+            raise TypeError(f"spec must be a NetworkSpec, got {spec!r} of type {type(spec).__name__}")
         self.spec = spec
         self.per_step = validation.flag("per_step", per_step)
-        self.stem = Stem(spec, build)
-        for name, blocks in spec.stages():
-            setattr(self, name, nnx.Sequential(*(BasicBlock(spec, shape, build) for shape in blocks)))
-        self.head = linear(spec.widths[-1], spec.num_classes, **build)
+        layers = spec.body.layers
+        if per_step:
+            if not spec.ends_in_mean:
+                raise ValueError(f"per_step must be False: the {spec.kind} does not end in a mean over time")
+            layers = layers[:-1]
+        self._names = tuple(name for name, _ in layers)
+        spec.outline()  # an error names the layer's path
+        hold(
+            self,
+            layers,
+            spec.input_shape(timed=not spec.repeats),
+            Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs),
+        )
 
     @overload
     def __call__(
@@ -80,97 +81,88 @@ class ResNet(nnx.Module):
     def __call__(
         self, images: jax.Array, *, taps: Sequence[str] | None = None, time_axis: Literal[0, 1] | None = None
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Return the logits, ``(batch, num_classes)``; with ``taps``, also the spikes of those stages.
+        """Return the logits, ``(batch, num_classes)``; with ``taps``, also the outputs of those parts.
 
         The logits are ``(time, batch, num_classes)`` if they are ``per_step``.
 
         Args:
             images: still images ``(batch, height, width, channels)``, each encoded once and repeated
                 ``spec.time_steps`` times; or event frames ``(time, batch, height, width, channels)``, each encoded.
-            taps: stages whose output, ``(time, batch, height, width, channels)``, is returned by name.
+            taps: parts whose output, ``(time, batch, ..., channels)``, is returned by name.
             time_axis: where time is in event frames, 0 or 1; needed where they are batch first, have another number of
                 steps than the spec, or as many samples as steps.
 
         Raises:
-            ValueError: images of another rank or with other channels, frames whose time is not where it should be, or a
-                tap that does not exist.
+            ValueError: images of another rank or with other channels, of a size that the network does not take, frames
+                whose time is not where it should be, or a tap that does not exist.
             TypeError: integer images.
         """
-        images = jnp.asarray(images)
-        place = frames_time_axis(images.shape, time_steps=self.spec.time_steps, time_axis=time_axis)
-        if images.shape[-1] != self.spec.in_channels:
-            raise ValueError(
-                f"images must have {self.spec.in_channels} channels in their last axis, got shape {images.shape}"
-            )
-        if place is not None and images.shape[place] == 0:
-            raise ValueError(f"images must have at least one time step, got shape {images.shape}")
-        check_floating("images", images.dtype.name)
+        x = jnp.asarray(images)
+        place = network_time_axis(self.spec, x.shape, x.dtype.name, channels="last", time_axis=time_axis)
         wanted = tuple(taps or ())
         if wanted:
             ShortcutSpec(taps=wanted).check_taps(self.spec.tap_channels)
+        if place is not None:
+            x = jnp.moveaxis(x, place, 0)
         tapped = {}
-        x = self.stem(images if place is None else jnp.moveaxis(images, place, 0))
-        if "stem" in wanted:
-            tapped["stem"] = x
-        for name in self.spec.stage_names:
-            x = getattr(self, name)(x)
+        for name in self._names:
+            x = run(self, (name,), x)
             if name in wanted:
                 tapped[name] = x
-        logits: jax.Array = self.head(x.mean(axis=(2, 3)))
-        if not self.per_step:
-            logits = logits.mean(axis=0)
-        return logits if taps is None else (logits, tapped)
+        return x if taps is None else (x, tapped)
 
 
-class Stem(nnx.Module):
-    """The encoder: convolution, batch norm and neuron, and for "imagenet" a max pool of the spikes."""
+class ResNet(Network):
+    """A spiking ResNet: the :class:`Network` of a :class:`~sbp_core.ResNetSpec`.
 
-    def __init__(self, spec: ResNetSpec, build: _Build) -> None:
-        self.time_steps = spec.time_steps
-        self.pools = spec.stem == "imagenet"
-        size, stride = (7, 2) if self.pools else (3, 1)
-        self.conv = convolution(spec.in_channels, spec.widths[0], size, stride, **build)
-        self.bn = _batch_norm(spec, spec.widths[0], build)
-        self.neuron = LIF(spec.neuron, param_dtype=build["param_dtype"])
+    Args:
+        spec: the network.
+        per_step: as of a :class:`Network`.
+        dtype: as of a :class:`Network`.
+        param_dtype: as of a :class:`Network`.
+        rngs: as of a :class:`Network`.
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Return spikes ``(time, batch, height, width, channels)`` of still images or of frames."""
-        x: jax.Array = self.bn(self.conv(images))
-        if images.ndim == 4:
-            x = jnp.broadcast_to(x, (self.time_steps, *x.shape))
-        x = self.neuron(x)
-        return max_pool(x) if self.pools else x
+    Raises:
+        TypeError: not a spec, or ``per_step`` not a bool.
+    """
 
-
-class BasicBlock(nnx.Module):
-    """conv3x3-BN-LIF-conv3x3-BN plus the identity (or conv1x1-BN), then LIF."""
-
-    def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
-        self.conv1 = convolution(shape.inputs, shape.outputs, 3, shape.stride, **build)
-        self.bn1 = _batch_norm(spec, shape.outputs, build)
-        self.neuron1 = LIF(spec.neuron, param_dtype=build["param_dtype"])
-        self.conv2 = convolution(shape.outputs, shape.outputs, 3, 1, **build)
-        self.bn2 = _batch_norm(spec, shape.outputs, build)
-        self.downsample = Projection(spec, shape, build) if shape.projects else None
-        self.neuron2 = LIF(spec.neuron, param_dtype=build["param_dtype"])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return spikes ``(time, batch, height, width, channels)``."""
-        identity = x if self.downsample is None else self.downsample(x)
-        x = self.neuron1(self.bn1(self.conv1(x)))
-        return self.neuron2(self.bn2(self.conv2(x)) + identity)
+    def __init__(
+        self,
+        spec: ResNetSpec,
+        *,
+        per_step: bool = False,
+        dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if not isinstance(spec, ResNetSpec):
+            raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
+        super().__init__(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
-class Projection(nnx.Module):
-    """conv1x1-BN on the identity path, where a block changes the map or its channels."""
+def network(
+    name: str | NetworkSpec,
+    *,
+    per_step: bool = False,
+    dtype: Any = None,
+    param_dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    **fields: Any,
+) -> Network:
+    """Return a network of the zoo by its name, or that of a spec; ``fields`` are what its spec has otherwise.
 
-    def __init__(self, spec: ResNetSpec, shape: BlockShape, build: _Build) -> None:
-        self.conv = convolution(shape.inputs, shape.outputs, 1, shape.stride, **build)
-        self.bn = _batch_norm(spec, shape.outputs, build)
+    Raises:
+        ValueError: an unknown name, or a field out of range.
+        TypeError: neither a name nor a spec, an unknown field, or one of the wrong type.
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the identity in the shape of the block's output."""
-        return self.bn(self.conv(x))
+    Example:
+        >>> network("resnet18", widths=(4, 4, 8, 8), num_classes=7, rngs=nnx.Rngs(0)).spec.num_classes
+        7
+    """
+    spec = network_spec(name, **fields) if isinstance(name, str) else name
+    if isinstance(name, NetworkSpec) and fields:
+        spec = name.replace(**fields)
+    return Network(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def resnet18(
@@ -211,7 +203,3 @@ def resnet34(
     """
     spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
     return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-
-
-def _batch_norm(spec: ResNetSpec, channels: int, build: _Build) -> BatchNorm:
-    return BatchNorm(channels, epsilon=spec.batch_norm_epsilon, momentum=spec.batch_norm_momentum, **build)

@@ -255,7 +255,8 @@ class Shortcut(nnx.Module, Generic[Net]):
                         f"sample must be given, a batch of images: the channels of tap {tap!r} are not in "
                         f"{type(self.main).__name__}.spec.tap_channels"
                     )
-            return [(stated[tap], 2) for tap in self.spec.taps]
+            parts = getattr(getattr(self.main, "spec", None), "parts", {})
+            return [(stated[tap], len(parts[tap].space) if tap in parts else 2) for tap in self.spec.taps]
         graph, state = nnx.split(self.main)
         unknown = [None] * len(self.spec.taps)
 

@@ -11,18 +11,16 @@ from flax import nnx
 
 from sbp_core import weights as shared
 from sbp_core.weights import Array
-from sbp_jax.networks import ResNet
+from sbp_jax.layers import TimeScale
+from sbp_jax.networks import Network
+from sbp_jax.neurons import LIF
 from sbp_jax.shortcut import Shortcut
 
-# the shared name of a part, and the attribute that holds it in flax
-_KERNEL = {"weight": "kernel", "bias": "bias"}
-_BATCH_NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
+def export_weights(net_or_model: Network | Shortcut[Any]) -> dict[str, Array]:
+    """Return every parameter and running statistic by its canonical name, in the layout of ``NetworkSpec``.
 
-def export_weights(net_or_model: ResNet | Shortcut[Any]) -> dict[str, Array]:
-    """Return every parameter and running statistic by its canonical name, in the layout of ``ResNetSpec``.
-
-    Kernels are (outputs, inputs, *space). A :class:`ResNet` has the names of ``spec.parameter_shapes()``; a
+    Kernels are (outputs, inputs, *space). A :class:`Network` has the names of ``spec.parameter_shapes()``; a
     :class:`Shortcut` of one has ``main.<name>`` and, of its branches, ``branches.<tap>.weight`` and ``.bias``, or
     ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and ``.linear.weight``. :func:`sbp_core.weights.save`
     writes them to a file.
@@ -38,11 +36,11 @@ def export_weights(net_or_model: ResNet | Shortcut[Any]) -> dict[str, Array]:
     """
     return {
         name: np.transpose(np.asarray(variable[...]), shared.to_canonical(variable.ndim))
-        for name, variable in _variables(net_or_model).items()
+        for name, variable in variables(net_or_model).items()
     }
 
 
-def import_weights(net_or_model: ResNet | Shortcut[Any], weights: Mapping[str, Array]) -> None:
+def import_weights(net_or_model: Network | Shortcut[Any], weights: Mapping[str, Array]) -> None:
     """Write what :func:`export_weights` returned, of this or another framework, in the dtypes that the network has.
 
     Everything is checked before anything is written. The network may be one that has shapes only,
@@ -52,40 +50,48 @@ def import_weights(net_or_model: ResNet | Shortcut[Any], weights: Mapping[str, A
         ValueError: a name is missing or unknown, or a shape differs.
         TypeError: another network, or weights that are not floating.
     """
-    variables = _variables(net_or_model)
-    axes = {name: shared.to_canonical(variable.ndim) for name, variable in variables.items()}
-    canonical = {name: tuple(variable.shape[axis] for axis in axes[name]) for name, variable in variables.items()}
+    held = variables(net_or_model)
+    axes = {name: shared.to_canonical(variable.ndim) for name, variable in held.items()}
+    canonical = {name: tuple(variable.shape[axis] for axis in axes[name]) for name, variable in held.items()}
     for name, array in shared.checked(canonical, weights).items():
         native = np.transpose(array, np.argsort(axes[name]))
-        variables[name].set_value(jnp.array(native, variables[name].dtype))
+        held[name].set_value(jnp.array(native, held[name].dtype))
 
 
-def _variables(model: object) -> dict[str, nnx.Variable[Any]]:
-    if isinstance(model, Shortcut):
-        found = {f"main.{name}": variable for name, variable in _variables(model.main).items()}
-        for tap, branch in zip(model.spec.taps, model.branches, strict=True):
-            found |= _held(branch, f"branches.{tap}")
+def variables(net_or_model: Network | Shortcut[Any]) -> dict[str, nnx.Variable[Any]]:
+    """Return the variables that :func:`export_weights` copies, by the same names.
+
+    Raises:
+        TypeError: another network.
+    """
+    if isinstance(net_or_model, Shortcut):
+        found = {f"main.{name}": variable for name, variable in variables(net_or_model.main).items()}
+        for tap, branch in zip(net_or_model.spec.taps, net_or_model.branches, strict=True):
+            found |= dict(_named(branch, f"branches.{tap}"))
         return found
-    if not isinstance(model, ResNet):
-        raise TypeError(f"net_or_model must be a ResNet, or a Shortcut of one; got {type(model).__name__}")
-    found = _held(model)
-    return {name: found[name] for name in model.spec.parameter_shapes()}
+    if not isinstance(net_or_model, Network):
+        raise TypeError(f"net_or_model must be a Network, or a Shortcut of one; got {type(net_or_model).__name__}")
+    found = dict(_named(net_or_model))
+    return {name: found[name] for name in net_or_model.spec.parameter_shapes()}
 
 
-def _held(module: nnx.Module, prefix: str = "") -> dict[str, nnx.Variable[Any]]:
-    """Return the variables of all layers in a module by their canonical names."""
-    return {name: getattr(layer, attribute) for name, layer, attribute in _named(module, prefix)}
+def _named(module: nnx.Module, prefix: str = "") -> Iterator[tuple[str, nnx.Variable[Any]]]:
+    """Yield the variables of all layers in a module with their canonical names."""
+    modules = dict(nnx.iter_modules(module))
+    for path, layer in modules.items():
+        # the list in a Sequential has no place in the canonical name
+        listed = (part == "layers" and isinstance(modules[path[:at]], nnx.Sequential) for at, part in enumerate(path))
+        place = [prefix] * bool(prefix) + [str(part) for part, out in zip(path, listed, strict=True) if not out]
+        for part, attribute in _attributes(layer).items():
+            yield ".".join((*place, part)), getattr(layer, attribute)
 
 
-def _named(module: nnx.Module, prefix: str) -> Iterator[tuple[str, nnx.Module, str]]:
-    for path, layer in nnx.iter_modules(module):
-        # a stage is a Sequential: its list of blocks has no place in the canonical name
-        place = [prefix] * bool(prefix) + [str(part) for part in path if part != "layers"]
-        if isinstance(layer, nnx.BatchNorm):
-            parts = _BATCH_NORM
-        elif isinstance(layer, nnx.Conv | nnx.Linear):
-            parts = _KERNEL if layer.use_bias else {"weight": "kernel"}
-        else:
-            parts = {"decay_logit": "decay_logit"} if hasattr(layer, "decay_logit") else {}
-        for part, attribute in parts.items():
-            yield ".".join((*place, part)), layer, attribute
+def _attributes(layer: nnx.Module) -> dict[str, str]:
+    """Return the shared names of a layer's own variables, and the attributes that hold them."""
+    if isinstance(layer, nnx.BatchNorm):
+        return {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+    if isinstance(layer, nnx.Conv | nnx.Linear):
+        return {"weight": "kernel"} | ({"bias": "bias"} if layer.use_bias else {})
+    if isinstance(layer, TimeScale):
+        return {"weight": "weight"}
+    return {"decay_logit": "decay_logit"} if isinstance(layer, LIF) and layer.spec.learn_decay else {}
