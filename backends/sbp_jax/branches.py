@@ -16,7 +16,7 @@ from flax import nnx
 from sbp_core import validation
 from sbp_core.specs.branches import branch_layers
 from sbp_core.specs.layers import Shape
-from sbp_jax.layers import Build, Chain, pool, uniform
+from sbp_jax.layers import Chain, Options, pool, uniform
 from sbp_jax.pure import Params, apply, channels, from_linen, init, outputs
 
 __all__ = [
@@ -90,9 +90,8 @@ class ConvolutionalBranch(Chain):
         if space < 1:
             raise ValueError("branch 'convolutional' needs a tapped output with axes of space; take 'linear'")
         layers = branch_layers("convolutional", channels, num_classes)
-        super().__init__(
-            layers, Shape(channels, (None,) * space), Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
-        )
+        options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        super().__init__(layers, "", Shape(channels, (None,) * space), options)
 
 
 def check_branch(branch: object) -> None:

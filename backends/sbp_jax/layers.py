@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, TypedDict
 
@@ -13,12 +14,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core.specs import layers as kinds
-from sbp_core.specs import structure
-from sbp_core.specs.layers import Shape
+from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
+from sbp_core.specs.structure import Named, Parallel, Residual, Sequence, placed_in
 from sbp_jax.neurons import LIF
 
+Ends = tuple[jax.Array, ...]
 
-class Build(TypedDict):
+
+class Options(TypedDict):
     """What every layer is made with.
 
     Attributes:
@@ -138,135 +141,162 @@ class TimeScale(nnx.Module):
         """
         weight = self.weight[...].astype(self.dtype or self.weight.dtype)
         if len(x) != len(weight):
-            raise ValueError(f"x must have the {len(weight)} steps that there are factors for, got shape {x.shape}")
+            raise ValueError(f"there is a factor for each of {len(weight)} steps, got {len(x)} steps")
         return x * weight.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Function(nnx.Module):
-    """A layer without weights: ``function(spec, x, space)``, of a layer's spec and the number of axes of space."""
+    """A layer without weights.
 
-    def __init__(self, function: Callable[[Any, jax.Array, int], jax.Array], spec: kinds.LayerSpec, space: int) -> None:
-        self.function, self.spec, self.space = function, spec, space
+    Args:
+        function: of the layer, its input and how many axes of space that has.
+        layer: the layer.
+        space: axes of space.
+    """
+
+    def __init__(self, function: Callable[[Any, jax.Array, int], jax.Array], layer: LayerSpec, space: int) -> None:
+        self.function, self.layer, self.space = function, layer, space
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return its output."""
-        return self.function(self.spec, x, self.space)
+        """Return the function's value."""
+        return self.function(self.layer, x, self.space)
 
 
 class Chain(nnx.Module):
-    """Layers one after the other, attributes by their names.
+    """Layers in sequence, attributes by their names.
 
     Args:
-        layers: name and spec, in order.
-        shape: of the input of the first.
-        build: what they are made with.
-
-    Raises:
-        ValueError: a name that every nnx module has already.
-        NotImplementedError: a kind that is not in :data:`LAYERS`.
+        layers: name and layer, in order.
+        path: its name, for messages.
+        shape: of its input.
+        options: what the layers are made with.
     """
 
-    def __init__(self, layers: structure.Named, shape: Shape, build: Build) -> None:
+    def __init__(self, layers: Named, path: str, shape: Shape, options: Options) -> None:
         self._names = tuple(name for name, _ in layers)
-        hold(self, layers, shape, build)
+        add_layers(self, layers, path, shape, options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return the last one's output."""
+        """Run them."""
         return run(self, self._names, x)
 
 
-class Residual(nnx.Module):
-    """``after(join(downsample(x), body(x)))``: attributes by the names of the layers, ``downsample`` None for x.
+class ResidualBlock(nnx.Module):
+    """Two paths that join: the layers of one are attributes of the block, the other is ``downsample``, None for x.
 
     Args:
-        spec: the block.
+        layer: what it is made of.
+        path: its name, for messages.
         shape: of its input.
-        build: what its layers are made with.
+        options: what the layers are made with.
     """
 
-    def __init__(self, spec: structure.Residual, shape: Shape, build: Build) -> None:
-        after = spec.after.layers if spec.after else ()
-        self._body, self._after = (tuple(name for name, _ in layers) for layers in (spec.body.layers, after))
-        self._join = spec.joined
-        inner = hold(self, spec.body.layers, shape, build)
-        self._space = len(inner.space)
-        self.downsample = None if spec.shortcut is None else make(spec.shortcut, shape, build)
-        identity = shape if spec.shortcut is None else spec.shortcut.output(shape)
-        hold(self, after, self._join.output([identity, inner]), build)
+    def __init__(self, layer: Residual, path: str, shape: Shape, options: Options) -> None:
+        after = layer.after.layers if layer.after else ()
+        self._body, self._after = (tuple(name for name, _ in part) for part in (layer.body.layers, after))
+        end = add_layers(self, layer.body.layers, path, shape, options)
+        self.downsample, identity = None, shape
+        if layer.shortcut is not None:
+            self.downsample = build(layer.shortcut, f"{path}.downsample", shape, options)
+            identity = _output(layer.shortcut, f"{path}.downsample", shape)
+        self._join = Join(layer.joined, len(end.space))
+        add_layers(self, after, path, layer.joined.output([identity, end]), options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return its output."""
-        identity = run(self, ("downsample",), x) if self.downsample is not None else x
-        return run(self, self._after, joined(self._join, [identity, run(self, self._body, x)], self._space))
+        """Run both paths, join them, and run what follows."""
+        identity = x if self.downsample is None else run(self, ("downsample",), x)
+        return run(self, self._after, self._join(identity, run(self, self._body, x)))
 
 
-class Parallel(nnx.Module):
-    """Several paths of one input that join: attributes by their names.
+class ParallelPaths(nnx.Module):
+    """Several paths of one input that join, attributes by their names.
 
     Args:
-        spec: the paths and their join.
-        shape: of the input.
-        build: what the layers are made with.
+        layer: what it is made of.
+        path: its name, for messages.
+        shape: of its input.
+        options: what the layers are made with.
     """
 
-    def __init__(self, spec: structure.Parallel, shape: Shape, build: Build) -> None:
-        self._names = tuple(name for name, _ in spec.paths)
-        self._join = spec.joined
-        for path in spec.paths:
-            self._space = len(hold(self, (path,), shape, build).space)
+    def __init__(self, layer: Parallel, path: str, shape: Shape, options: Options) -> None:
+        self._names = tuple(name for name, _ in layer.paths)
+        ends = [add_layers(self, (part,), path, shape, options) for part in layer.paths]
+        self._join = Join(layer.joined, len(ends[0].space))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return what becomes of their outputs."""
-        return joined(self._join, [run(self, (name,), x) for name in self._names], self._space)
+        """Run the paths, and join them."""
+        return self._join(*(run(self, (name,), x) for name in self._names))
 
 
-def make(spec: kinds.LayerSpec, shape: Shape, build: Build) -> nnx.Module:
-    """Return a layer for an input of ``shape``.
+@dataclass(frozen=True)
+class Join:
+    """What joins the ends of paths; equal where its spec is, so that ``jit`` knows it again.
+
+    Attributes:
+        spec: which.
+        space: axes of space of the ends.
 
     Raises:
-        NotImplementedError: a kind that is not in :data:`LAYERS`.
+        TypeError: a kind of join that is not in :data:`JOINS`.
+    """
+
+    spec: JoinSpec
+    space: int
+
+    def __post_init__(self) -> None:
+        if type(self.spec) not in JOINS:
+            raise TypeError(f"JAX has no function for the join {self.spec.kind!r}; add one to JOINS")
+
+    def __call__(self, *ends: jax.Array) -> jax.Array:
+        """Join the ends."""
+        return JOINS[type(self.spec)](self.spec, ends, self.space)
+
+
+def build(layer: LayerSpec, path: str, shape: Shape, options: Options) -> nnx.Module:
+    """Return the module of a layer.
+
+    Args:
+        layer: which.
+        path: its name, for messages.
+        shape: of its input.
+        options: what it is made with.
+
+    Raises:
+        TypeError: a kind of layer that is not in :data:`LAYERS`.
 
     Example:
-        >>> build = Build(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
-        >>> make(kinds.MaxPool(), Shape(2, (4, 4)), build)(jnp.ones((3, 1, 4, 4, 2))).shape
+        >>> options = Options(dtype=None, param_dtype=jnp.float32, rngs=nnx.Rngs(0))
+        >>> build(kinds.MaxPool(), "pool", Shape(2, (4, 4)), options)(jnp.ones((3, 1, 4, 4, 2))).shape
         (3, 1, 2, 2, 2)
     """
-    if type(spec) not in LAYERS:
-        raise NotImplementedError(f"there is no layer of the kind {spec.kind!r} in sbp_jax.layers.LAYERS")
-    return LAYERS[type(spec)](spec, shape, build)
+    make = LAYERS.get(type(layer))
+    if make is None:
+        raise TypeError(f"layer {path!r}: JAX has no module for the kind {layer.kind!r}; add one to LAYERS")
+    return make(layer, path, shape, options)
 
 
-def hold(owner: nnx.Module, layers: structure.Named, shape: Shape, build: Build) -> Shape:
-    """Make layers that run one after the other attributes of ``owner``; return the shape that comes out.
+def add_layers(owner: nnx.Module, layers: Named, path: str, shape: Shape, options: Options) -> Shape:
+    """Make the modules of layers in sequence attributes of ``owner``; return the last shape.
 
     Raises:
-        ValueError: a name that ``owner`` has already.
-        NotImplementedError: a kind that is not in :data:`LAYERS`.
+        ValueError: layers that do not fit each other, or a name that ``owner`` has for something else.
+        TypeError: a kind of layer that is not in :data:`LAYERS`.
     """
-    for name, spec in layers:
+    for name, layer in layers:
+        inner = _inner(path, name)
         if hasattr(owner, name):
-            raise ValueError(f"layers must not be named {name!r} here: a {type(owner).__name__} has it already")
-        setattr(owner, name, make(spec, shape, build))
-        shape = spec.output(shape)
+            raise ValueError(f"layer {inner!r}: a {type(owner).__name__} in JAX has another {name!r}; rename the layer")
+        end = _output(layer, inner, shape)
+        setattr(owner, name, build(layer, inner, shape, options))
+        shape = end
     return shape
 
 
-def run(owner: nnx.Module, names: Sequence[str], x: jax.Array) -> jax.Array:
-    """Return ``x`` behind the layers of those names."""
+def run(owner: nnx.Module, names: Iterable[str], x: jax.Array) -> jax.Array:
+    """Run attributes of ``owner`` in sequence."""
     for name in names:
         x = getattr(owner, name)(x)
     return x
-
-
-def joined(join: kinds.JoinSpec, ends: list[jax.Array], space: int) -> jax.Array:
-    """Return what becomes of the ends of several paths.
-
-    Raises:
-        NotImplementedError: a join that is not in :data:`JOINS`.
-    """
-    if type(join) not in JOINS:
-        raise NotImplementedError(f"there is no join of the kind {join.kind!r} in sbp_jax.layers.JOINS")
-    return JOINS[type(join)](join, ends, space)
 
 
 def pool(x: jax.Array) -> jax.Array:
@@ -284,139 +314,141 @@ def uniform(inputs: int) -> Callable[..., jax.Array]:
     return draw
 
 
-def _convolution(spec: kinds.Conv, shape: Shape, build: Build) -> nnx.Conv:
+def _convolution(layer: kinds.Conv, path: str, shape: Shape, options: Options) -> nnx.Conv:
     space = len(shape.space)
-    initial = uniform(shape.channels // spec.groups * spec.kernel**space)
+    initial = uniform(shape.channels // layer.groups * layer.kernel**space)
     kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
     return nnx.Conv(
         shape.channels,
-        spec.channels,
-        (spec.kernel,) * space,
-        strides=spec.stride,
-        padding=spec.pad,  # alike on all sides, which "SAME" is not at stride 2
-        feature_group_count=spec.groups,
-        use_bias=spec.bias,
-        kernel_init=kaiming if spec.initial == "kaiming" else initial,
+        layer.channels,
+        (layer.kernel,) * space,
+        strides=layer.stride,
+        padding=layer.pad,  # alike on all sides, which "SAME" is not at stride 2
+        feature_group_count=layer.groups,
+        use_bias=layer.bias,
+        kernel_init=kaiming if layer.initial == "kaiming" else initial,
         bias_init=initial,
-        **build,
+        **options,
     )
 
 
-def _batch_norm(spec: kinds.BatchNorm, shape: Shape, build: Build) -> BatchNorm:
-    return BatchNorm(shape.channels, epsilon=spec.epsilon, momentum=spec.momentum, scale=spec.scale, **build)
+def _batch_norm(layer: kinds.BatchNorm, path: str, shape: Shape, options: Options) -> BatchNorm:
+    return BatchNorm(shape.channels, epsilon=layer.epsilon, momentum=layer.momentum, scale=layer.scale, **options)
 
 
-def _linear(spec: kinds.Linear, shape: Shape, build: Build) -> nnx.Linear:
+def _linear(layer: kinds.Linear, path: str, shape: Shape, options: Options) -> nnx.Linear:
     initial = uniform(shape.channels)
     return nnx.Linear(
-        shape.channels, spec.features, use_bias=spec.bias, kernel_init=initial, bias_init=initial, **build
+        shape.channels, layer.features, use_bias=layer.bias, kernel_init=initial, bias_init=initial, **options
     )
 
 
-def _neuron(spec: kinds.Neuron, shape: Shape, build: Build) -> LIF:
-    return LIF(spec.spec, param_dtype=build["param_dtype"])
+def _neuron(layer: kinds.Neuron, path: str, shape: Shape, options: Options) -> LIF:
+    return LIF(layer.spec, param_dtype=options["param_dtype"])
 
 
-def _dropout(spec: kinds.Dropout, shape: Shape, build: Build) -> Dropout:
-    return Dropout(spec.rate, space=len(shape.space), rngs=build["rngs"])
+def _dropout(layer: kinds.Dropout, path: str, shape: Shape, options: Options) -> Dropout:
+    return Dropout(layer.rate, space=len(shape.space), rngs=options["rngs"])
 
 
-def _time_scale(spec: kinds.TimeScale, shape: Shape, build: Build) -> TimeScale:
-    return TimeScale(spec.time_steps, dtype=build["dtype"], param_dtype=build["param_dtype"])
+def _time_scale(layer: kinds.TimeScale, path: str, shape: Shape, options: Options) -> TimeScale:
+    return TimeScale(layer.time_steps, dtype=options["dtype"], param_dtype=options["param_dtype"])
 
 
-def _sequence(spec: structure.Sequence, shape: Shape, build: Build) -> nnx.Module:
-    if [name for name, _ in spec.layers] != [str(index) for index in range(len(spec.layers))]:
-        return Chain(spec.layers, shape, build)
-    layers = []
-    for _, layer in spec.layers:
-        layers.append(make(layer, shape, build))
-        shape = layer.output(shape)
-    return nnx.Sequential(*layers)
+def _sequence(layer: Sequence, path: str, shape: Shape, options: Options) -> nnx.Module:
+    if any(name != str(index) for index, (name, _) in enumerate(layer.layers)):
+        return Chain(layer.layers, path, shape, options)
+    parts = []
+    for name, part in layer.layers:
+        parts.append(build(part, _inner(path, name), shape, options))
+        shape = _output(part, _inner(path, name), shape)
+    return nnx.Sequential(*parts)
+
+
+def _inner(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _output(layer: LayerSpec, path: str, shape: Shape) -> Shape:
+    for placed in placed_in(layer, path, shape):
+        shape = placed.output
+    return shape
 
 
 def _function(function: Callable[[Any, jax.Array, int], jax.Array]) -> Callable[..., Function]:
-    return lambda spec, shape, build: Function(function, spec, len(shape.space))
+    return lambda layer, path, shape, options: Function(function, layer, len(shape.space))
 
 
-def _max_pool(spec: kinds.MaxPool, x: jax.Array, space: int) -> jax.Array:
-    return _windows(nnx.max_pool, spec, x, space)
+def _max_pool(layer: kinds.MaxPool, x: jax.Array, space: int) -> jax.Array:
+    return _windows(nnx.max_pool, layer, x, space)
 
 
-def _avg_pool(spec: kinds.AvgPool, x: jax.Array, space: int) -> jax.Array:
-    return _windows(nnx.avg_pool, spec, x, space)
+def _avg_pool(layer: kinds.AvgPool, x: jax.Array, space: int) -> jax.Array:
+    return _windows(nnx.avg_pool, layer, x, space)
 
 
 def _windows(
-    function: Callable[..., jax.Array], spec: kinds.MaxPool | kinds.AvgPool, x: jax.Array, space: int
+    function: Callable[..., jax.Array], layer: kinds.MaxPool | kinds.AvgPool, x: jax.Array, space: int
 ) -> jax.Array:
     frames = x.reshape(-1, *x.shape[x.ndim - space - 1 :])  # flax pads one batch axis only
-    pooled = function(frames, (spec.kernel,) * space, (spec.step,) * space, ((spec.padding,) * 2,) * space)
+    pooled = function(frames, (layer.kernel,) * space, (layer.step,) * space, ((layer.padding,) * 2,) * space)
     return pooled.reshape(*x.shape[: x.ndim - space - 1], *pooled.shape[1:])
 
 
-def _global_pool(spec: kinds.GlobalPool, x: jax.Array, space: int) -> jax.Array:
+def _global_pool(layer: kinds.GlobalPool, x: jax.Array, space: int) -> jax.Array:
     return x.mean(axis=tuple(range(x.ndim - space - 1, x.ndim - 1)))
 
 
-def _flatten(spec: kinds.Flatten, x: jax.Array, space: int) -> jax.Array:
+def _flatten(layer: kinds.Flatten, x: jax.Array, space: int) -> jax.Array:
     before = x.ndim - space - 1
     return jnp.moveaxis(x, -1, before).reshape(*x.shape[:before], math.prod(x.shape[before:]))
 
 
-def _relu(spec: kinds.Relu, x: jax.Array, space: int) -> jax.Array:
+def _relu(layer: kinds.Relu, x: jax.Array, space: int) -> jax.Array:
     return jax.nn.relu(x)
 
 
-def _vote(spec: kinds.Vote, x: jax.Array, space: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], x.shape[-1] // spec.voters, spec.voters).mean(axis=-1)
+def _vote(layer: kinds.Vote, x: jax.Array, space: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], x.shape[-1] // layer.voters, layer.voters).mean(axis=-1)
 
 
-def _head_sum(spec: kinds.HeadSum, x: jax.Array, space: int) -> jax.Array:
-    return x.reshape(*x.shape[:-1], spec.heads, x.shape[-1] // spec.heads).sum(axis=-1)
+def _head_sum(layer: kinds.HeadSum, x: jax.Array, space: int) -> jax.Array:
+    return x.reshape(*x.shape[:-1], layer.heads, x.shape[-1] // layer.heads).sum(axis=-1)
 
 
-def _repeat(spec: kinds.Repeat, x: jax.Array, space: int) -> jax.Array:
-    return x if x.ndim == space + 3 else jnp.broadcast_to(x, (spec.time_steps, *x.shape))
+def _repeat(layer: kinds.Repeat, x: jax.Array, space: int) -> jax.Array:
+    return x if x.ndim == space + 3 else jnp.broadcast_to(x, (layer.time_steps, *x.shape))
 
 
-def _time_mean(spec: kinds.TimeMean, x: jax.Array, space: int) -> jax.Array:
+def _time_mean(layer: kinds.TimeMean, x: jax.Array, space: int) -> jax.Array:
     return x.mean(axis=0)
 
 
-def _add(join: kinds.Add, ends: list[jax.Array], space: int) -> jax.Array:
-    return reduce(operator.add, ends)
-
-
-def _and(join: kinds.And, ends: list[jax.Array], space: int) -> jax.Array:
-    return reduce(operator.mul, ends)
-
-
-def _and_not(join: kinds.AndNot, ends: list[jax.Array], space: int) -> jax.Array:
-    return ends[0] * (1.0 - ends[1])
-
-
-def _gate(join: kinds.Gate, ends: list[jax.Array], space: int) -> jax.Array:
+def _gate(join: kinds.Gate, ends: Ends, space: int) -> jax.Array:
     given, gate = ends
     return given * jnp.repeat(gate, given.shape[-1] // gate.shape[-1], axis=-1)
 
 
-def _attention(join: kinds.Attention, ends: list[jax.Array], space: int) -> jax.Array:
+def _attention(join: kinds.Attention, ends: Ends, space: int) -> jax.Array:
     shape, before = ends[0].shape, ends[0].ndim - space - 1
     tokens = (*shape[:before], math.prod(shape[before:-1]), join.heads, shape[-1] // join.heads)
     q, k, v = (end.reshape(tokens) for end in ends)
-    scores = jnp.einsum("...nhd,...mhd->...hnm", q, k)
-    return (jnp.einsum("...hnm,...mhd->...nhd", scores, v) * join.scale).reshape(shape)
+    # the smaller product first: of spikes each is a whole number, so that the order changes no bit
+    if tokens[-3] <= tokens[-1]:
+        found = jnp.einsum("...hnm,...mhd->...nhd", jnp.einsum("...nhc,...mhc->...hnm", q, k), v)
+    else:
+        found = jnp.einsum("...nhc,...hcd->...nhd", q, jnp.einsum("...mhc,...mhd->...hcd", k, v))
+    return (found * join.scale).reshape(shape)
 
 
-#: The layer of each kind: a function of its spec, the shape of its input and what it is made with.
-LAYERS: Mapping[type[kinds.LayerSpec], Callable[..., nnx.Module]] = {
+#: The module of each kind of layer: a function of the layer, its path, the shape of its input and the options.
+LAYERS: dict[type[LayerSpec], Callable[[Any, str, Shape, Options], nnx.Module]] = {
+    Sequence: _sequence,
+    Residual: ResidualBlock,
+    Parallel: ParallelPaths,
     kinds.Conv: _convolution,
     kinds.BatchNorm: _batch_norm,
     kinds.Linear: _linear,
-    kinds.Neuron: _neuron,
-    kinds.Dropout: _dropout,
-    kinds.TimeScale: _time_scale,
     kinds.MaxPool: _function(_max_pool),
     kinds.AvgPool: _function(_avg_pool),
     kinds.GlobalPool: _function(_global_pool),
@@ -424,18 +456,18 @@ LAYERS: Mapping[type[kinds.LayerSpec], Callable[..., nnx.Module]] = {
     kinds.Relu: _function(_relu),
     kinds.Vote: _function(_vote),
     kinds.HeadSum: _function(_head_sum),
+    kinds.Neuron: _neuron,
+    kinds.Dropout: _dropout,
     kinds.Repeat: _function(_repeat),
+    kinds.TimeScale: _time_scale,
     kinds.TimeMean: _function(_time_mean),
-    structure.Sequence: _sequence,
-    structure.Residual: Residual,
-    structure.Parallel: Parallel,
 }
 
-#: What becomes of several paths: a function of the join, their ends and the number of axes of space.
-JOINS: Mapping[type[kinds.JoinSpec], Callable[..., jax.Array]] = {
-    kinds.Add: _add,
-    kinds.And: _and,
-    kinds.AndNot: _and_not,
+#: What joins paths: a function of the join, each path's end and how many axes of space those have.
+JOINS: dict[type[JoinSpec], Callable[[Any, Ends, int], jax.Array]] = {
+    kinds.Add: lambda join, ends, space: reduce(operator.add, ends),
+    kinds.And: lambda join, ends, space: reduce(operator.mul, ends),
+    kinds.AndNot: lambda join, ends, space: ends[0] * (1.0 - ends[1]),
     kinds.Gate: _gate,
     kinds.Attention: _attention,
 }

@@ -11,9 +11,9 @@ from flax import nnx
 
 from sbp_core import validation
 from sbp_core.inputs import network_time_axis
-from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
+from sbp_core.specs.networks import NetworkSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_core.specs.shortcut import ShortcutSpec
-from sbp_jax.layers import Build, hold, run
+from sbp_jax.layers import Options, add_layers, run
 
 
 class Network(nnx.Module):
@@ -54,19 +54,10 @@ class Network(nnx.Module):
             raise TypeError(f"spec must be a NetworkSpec, got {spec!r} of type {type(spec).__name__}")
         self.spec = spec
         self.per_step = validation.flag("per_step", per_step)
-        layers = spec.body.layers
-        if per_step:
-            if not spec.ends_in_mean:
-                raise ValueError(f"per_step must be False: the {spec.kind} does not end in a mean over time")
-            layers = layers[:-1]
+        layers = spec.layers_of(per_step=self.per_step)
         self._names = tuple(name for name, _ in layers)
-        spec.outline()  # an error names the layer's path
-        hold(
-            self,
-            layers,
-            spec.input_shape(timed=not spec.repeats),
-            Build(dtype=dtype, param_dtype=param_dtype, rngs=rngs),
-        )
+        options = Options(dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+        add_layers(self, layers, "", spec.input_shape(timed=not spec.repeats), options)
 
     @overload
     def __call__(
@@ -112,32 +103,8 @@ class Network(nnx.Module):
         return x if taps is None else (x, tapped)
 
 
-class ResNet(Network):
-    """A spiking ResNet: the :class:`Network` of a :class:`~sbp_core.ResNetSpec`.
-
-    Args:
-        spec: the network.
-        per_step: as of a :class:`Network`.
-        dtype: as of a :class:`Network`.
-        param_dtype: as of a :class:`Network`.
-        rngs: as of a :class:`Network`.
-
-    Raises:
-        TypeError: not a spec, or ``per_step`` not a bool.
-    """
-
-    def __init__(
-        self,
-        spec: ResNetSpec,
-        *,
-        per_step: bool = False,
-        dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        rngs: nnx.Rngs,
-    ) -> None:
-        if not isinstance(spec, ResNetSpec):
-            raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
-        super().__init__(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+#: A :class:`Network` of a :class:`~sbp_core.ResNetSpec`, under the name that it had first.
+ResNet = Network
 
 
 def network(
@@ -149,19 +116,25 @@ def network(
     rngs: nnx.Rngs,
     **fields: Any,
 ) -> Network:
-    """Return a network of the zoo by its name, or that of a spec; ``fields`` are what its spec has otherwise.
+    """Return a network of the zoo by its name, or of a spec.
+
+    Args:
+        name: one of :data:`sbp_core.specs.networks.ZOO`'s, or a spec.
+        per_step: give the logits of each step.
+        dtype: as of a :class:`Network`.
+        param_dtype: as of a :class:`Network`.
+        rngs: as of a :class:`Network`.
+        **fields: of the spec, what is to be otherwise.
 
     Raises:
         ValueError: an unknown name, or a field out of range.
-        TypeError: neither a name nor a spec, an unknown field, or one of the wrong type.
+        TypeError: an unknown field, or one of the wrong type.
 
     Example:
-        >>> network("resnet18", widths=(4, 4, 8, 8), num_classes=7, rngs=nnx.Rngs(0)).spec.num_classes
-        7
+        >>> network("resnet20", num_classes=100, rngs=nnx.Rngs(0)).spec.parameter_count
+        278324
     """
-    spec = network_spec(name, **fields) if isinstance(name, str) else name
-    if isinstance(name, NetworkSpec) and fields:
-        spec = name.replace(**fields)
+    spec = name.replace(**fields) if isinstance(name, NetworkSpec) else network_spec(name, **fields)
     return Network(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
@@ -174,7 +147,7 @@ def resnet18(
     param_dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
     **fields: Any,
-) -> ResNet:
+) -> Network:
     """Return a spiking ResNet-18; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
 
     Raises:
@@ -182,7 +155,7 @@ def resnet18(
         TypeError: a field of the wrong type.
     """
     spec = resnet18_spec(num_classes=num_classes, time_steps=time_steps, **fields)
-    return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return Network(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
 def resnet34(
@@ -194,7 +167,7 @@ def resnet34(
     param_dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
     **fields: Any,
-) -> ResNet:
+) -> Network:
     """Return a spiking ResNet-34; ``fields`` are those of :class:`~sbp_core.ResNetSpec`.
 
     Raises:
@@ -202,4 +175,4 @@ def resnet34(
         TypeError: a field of the wrong type.
     """
     spec = resnet34_spec(num_classes=num_classes, time_steps=time_steps, **fields)
-    return ResNet(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+    return Network(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype, rngs=rngs)

@@ -184,7 +184,7 @@ def test_weights_that_do_not_fit_are_refused_before_anything_is_written(change, 
 
 
 def test_weights_of_another_module_have_no_names():
-    with pytest.raises(TypeError, match="net_or_model must be a ResNet"):
+    with pytest.raises(TypeError, match="net_or_model must be a Network"):
         sbp_jax.export_weights(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
 
 
@@ -233,5 +233,5 @@ def test_bad_images_and_taps_are_refused(images, keywords, error, message):
 
 
 def test_a_network_needs_a_spec():
-    with pytest.raises(TypeError, match="spec must be a ResNetSpec"):
+    with pytest.raises(TypeError, match="spec must be a NetworkSpec"):
         sbp_jax.ResNet("resnet18", rngs=nnx.Rngs(0))
