@@ -195,10 +195,10 @@ class ResidualBlock(nnx.Module):
         after = layer.after.layers if layer.after else ()
         self._body, self._after = (tuple(name for name, _ in part) for part in (layer.body.layers, after))
         end = add_layers(self, layer.body.layers, path, shape, options)
-        self.downsample, identity = None, shape
-        if layer.shortcut is not None:
-            self.downsample = build(layer.shortcut, f"{path}.downsample", shape, options)
-            identity = _output(layer.shortcut, f"{path}.downsample", shape)
+        projection, place, identity = layer.shortcut, f"{path}.downsample", shape
+        if projection is not None:
+            identity = _output(projection, place, shape)
+        self.downsample = None if projection is None else build(projection, place, shape, options)
         self._join = Join(layer.joined, len(end.space))
         add_layers(self, after, path, layer.joined.output([identity, end]), options)
 

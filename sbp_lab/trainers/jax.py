@@ -14,8 +14,9 @@ import optax
 from flax import nnx
 
 import sbp_jax
-from sbp_core import ResNetSpec
+from sbp_core import NetworkSpec
 from sbp_jax.neuron import UNROLL_UP_TO
+from sbp_jax.weights import variables
 from sbp_lab.trainers import Array, Labels, StepResult
 
 
@@ -24,14 +25,14 @@ class JaxTrainer:
 
     def __init__(
         self,
-        spec: ResNetSpec,
+        spec: NetworkSpec,
         weights: Mapping[str, Array],
         *,
         taps: Sequence[str],
         combine: Literal["logits", "losses"],
         weight_decay: float,
     ) -> None:
-        net = sbp_jax.ResNet(spec, rngs=nnx.Rngs(0))
+        net = sbp_jax.Network(spec, rngs=nnx.Rngs(0))
         model: Any = net
         if taps:
             # the loss composes: it takes the coefficient as an argument
@@ -68,7 +69,6 @@ class JaxTrainer:
         _, gradients, _ = _differentiate(
             self._graph, self._combine, self._parameters, self._rest, images, labels, jnp.float32(coefficient)
         )
-        # a network that holds the gradients in place of its weights exports them by name
         named = sbp_jax.export_weights(_main(nnx.merge(self._graph, gradients, self._rest)))
         return {name: array for name, array in named.items() if ".running_" not in name}
 
@@ -113,8 +113,10 @@ def _step(
     loss, gradients, rest = _differentiate(graph, combine, parameters, rest, images, labels, coefficient)
     updates, moments = optimizer.update(gradients, moments, parameters)
     parameters = optax.apply_updates(parameters, jax.tree.map(lambda update: learning_rate * update, updates))
-    holder = _main(nnx.merge(graph, gradients, rest))
-    norms = (jnp.linalg.norm(layer.kernel[...].ravel()) for layer in (holder.stem.conv, holder.head))
+    # a network that holds the gradients in place of its weights has them by name
+    holder = variables(_main(nnx.merge(graph, gradients, rest)))
+    kernels = [variable[...].ravel() for variable in holder.values() if variable.ndim > 1]
+    norms = (jnp.linalg.norm(kernel) for kernel in (kernels[0], kernels[-1]))
     return parameters, rest, moments, (loss, *norms)
 
 
