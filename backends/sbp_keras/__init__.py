@@ -21,12 +21,13 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.coefficient import ShortcutCallback
-from sbp_keras.layers import BatchNormalization, Readout, RepeatTime, StepConv2D, StepMaxPooling2D
 from sbp_keras.losses import ShortcutLoss
-from sbp_keras.networks import ResNet, resnet, resnet18, resnet34
+from sbp_keras.networks import Network, ResNet, network, resnet, resnet18, resnet34
 from sbp_keras.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_keras.readout import Readout
 from sbp_keras.shortcut import ShortcutModel
 from sbp_keras.spike import spike
+from sbp_keras.steps import BatchNormalization, RepeatTime, StepConv2D, StepMaxPooling2D
 from sbp_keras.weights import export_weights, import_weights
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "ConvolutionalReadout",
     "CurrentLIF",
     "LeakyIntegrator",
+    "Network",
     "Readout",
     "RepeatTime",
     "ResNet",
@@ -48,6 +50,7 @@ __all__ = [
     "StepMaxPooling2D",
     "export_weights",
     "import_weights",
+    "network",
     "resnet",
     "resnet18",
     "resnet34",

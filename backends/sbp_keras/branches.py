@@ -11,7 +11,8 @@ from keras import ops
 
 from sbp_core import validation
 from sbp_core.taps import TapLayout
-from sbp_keras.layers import BatchNormalization, Readout
+from sbp_keras.readout import Readout
+from sbp_keras.steps import BatchNormalization
 
 BranchMaker = Callable[[int, int], keras.layers.Layer]
 #: A branch by name, a function of (channels, num_classes) that makes the layer, or the layer of each tap.

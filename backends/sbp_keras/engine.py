@@ -19,7 +19,7 @@ from sbp_core.specs.surrogates import Surrogate
 from sbp_core.taps import TapLayout
 from sbp_keras import native
 from sbp_keras.losses import ShortcutLoss
-from sbp_keras.networks import ResNet
+from sbp_keras.networks import Network
 from sbp_keras.neurons import LIF
 from sbp_keras.shortcut import ShortcutModel
 from sbp_keras.spike import spike
@@ -84,8 +84,8 @@ class KerasEngine:
         self, network: ShortcutNetwork, weights: Mapping[str, Array], images: Any, dtype: str, mode: Mode
     ) -> _Network:
         """Build the network in a ShortcutModel."""
-        net = ResNet(network.spec, tuple(images.shape[1:]), dtype=dtype)
-        options: dict[str, Any] = {"combine": network.loss.combine, "dtype": dtype}
+        net = Network(network.spec, tuple(images.shape[1:]), dtype=dtype)
+        options: dict[str, Any] = {"combine": network.loss.combine, "branch": network.branch, "dtype": dtype}
         model = ShortcutModel(net, network.taps, network.spec.num_classes, **options)
         import_weights(model, weights)
         return _Network(self, model, network, mode)

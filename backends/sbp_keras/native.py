@@ -29,6 +29,11 @@ def engine() -> Any:
     return importlib.import_module(f"{_adapter()}.engine").make_engine()
 
 
+def convolves_groups() -> bool:
+    """Whether it has the gradient of a convolution by groups on every device; TensorFlow has none on the CPU."""
+    return _adapter() != "sbp_tf"
+
+
 def _adapter() -> str:
     name = keras.backend.backend()
     if name not in _ADAPTERS:

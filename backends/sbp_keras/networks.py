@@ -1,82 +1,90 @@
-"""The spiking ResNet of a :class:`~sbp_core.ResNetSpec` as a functional Keras model."""
+"""Networks of a :class:`~sbp_core.NetworkSpec` as functional Keras models, channels last."""
 
 # mypy: allow-subclassing-any, allow-untyped-decorators
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 
-from sbp_core.specs.networks import BlockShape, ResNetSpec, resnet18_spec, resnet34_spec
-from sbp_keras.layers import BatchNormalization, Readout, RepeatTime, StepConv2D, StepMaxPooling2D
-from sbp_keras.neurons import LIF
+from sbp_core import validation
+from sbp_core.inputs import check_size
+from sbp_core.specs import structure
+from sbp_core.specs.layers import Add, GlobalPool, JoinSpec, LayerSpec, Linear, Repeat, Shape, TimeMean
+from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
+from sbp_keras.layers import JOINS, LAYERS
+from sbp_keras.readout import Readout
+
+#: A tensor, and the shape that it has for one sample.
+_End = tuple[Any, Shape]
+#: Height and width of the input where neither the caller nor the spec says.
+_SIZE = 32
 
 
 @keras.saving.register_keras_serializable(package="sbp")
-class ResNet(keras.Model):
-    """A spiking ResNet, functional, channels last; conventions and parameters: :class:`~sbp_core.ResNetSpec`.
+class Network(keras.Model):
+    """A spiking network, functional, channels last; conventions and parameters: :class:`~sbp_core.NetworkSpec`.
 
-    The layers named ``stem``, ``layer1``, ``layer2``, ... give each stage's output, ``(batch, time, height, width,
-    channels)``, and can be tapped or fetched with ``get_layer``; ``head`` gives the logits, ``(batch, num_classes)``.
+    Its parts, ``stem``, ``layer1``, ... of a ResNet, are layers of these names that give the part's output, ``(batch,
+    time, height, width, channels)``, and can be tapped or fetched with ``get_layer``; the others are named by
+    :func:`layer_names`. A global pool, a linear layer and a mean over time at the end are one :class:`Readout`.
 
     Args:
         spec: the network, or its ``to_dict()``.
         input_shape: ``(height, width, channels)`` of a still image, which is encoded once and repeated
-            ``spec.time_steps`` times; or ``(time, height, width, channels)`` of frames, each encoded, with
-            ``spec.time_steps`` or None, any number, for ``time``.
+            ``spec.time_steps`` times; or ``(time, height, width, channels)`` of event frames, each encoded, with
+            ``spec.time_steps`` or None, any number, for ``time``. Without it, what the spec takes, of 32 x 32 if it
+            takes any size.
+        per_step: give the logits of each step, ``(batch, time, num_classes)``, and not their average.
         name: of the model.
         dtype: dtype or dtype policy of every layer.
 
     Raises:
-        ValueError: a shape of another rank, or with other channels or steps than the spec's.
-        TypeError: not a spec.
+        ValueError: a shape of another rank, of a size that the layers do not take, or with other channels or steps than
+            the spec's; ``per_step`` of a network that does not end in a mean over time.
+        TypeError: not a spec, or a layer of a kind that is not in :data:`sbp_keras.layers.LAYERS`.
 
     Example:
-        >>> net = ResNet(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), (8, 8, 3))
+        >>> net = Network(resnet18_spec(widths=(4, 4, 8, 8), time_steps=2), (8, 8, 3))
         >>> net.get_layer("layer3").output.shape, net.output_shape
         ((None, 2, 2, 2, 8), (None, 10))
     """
 
     def __init__(
         self,
-        spec: ResNetSpec | Mapping[str, Any],
-        input_shape: Sequence[int | None] = (32, 32, 3),
+        spec: NetworkSpec | Mapping[str, Any],
+        input_shape: Sequence[int | None] | None = None,
         *,
+        per_step: bool = False,
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
         if isinstance(spec, Mapping):
-            spec = ResNetSpec.from_dict(spec)
-        if not isinstance(spec, ResNetSpec):
-            raise TypeError(f"spec must be a ResNetSpec, got {spec!r} of type {type(spec).__name__}")
-        shape = tuple(input_shape)
-        if len(shape) not in (3, 4):
-            raise ValueError(f"input_shape must be (height, width, channels) or (time, height, ...), got {shape}")
-        if shape[-1] != spec.in_channels:
-            raise ValueError(f"input_shape must end in the spec's in_channels, {spec.in_channels}; got {shape}")
-        if len(shape) == 4 and shape[0] not in (None, spec.time_steps):
-            raise ValueError(
-                f"input_shape of frames must be (time, height, width, channels) with the spec's time_steps="
-                f"{spec.time_steps}, got {shape}; pass time_steps={shape[0]}, or None for any number of steps"
-            )
-        inputs = keras.Input(shape, name="image" if len(shape) == 3 else "frames", dtype=keras.config.floatx())
-        super().__init__(inputs=inputs, outputs=_Layers(spec, dtype).network(inputs), name=name)
+            spec = NetworkSpec.from_dict(spec)
+        if not isinstance(spec, NetworkSpec):
+            raise TypeError(f"spec must be a NetworkSpec, got {spec!r} of type {type(spec).__name__}")
+        if validation.flag("per_step", per_step) and not spec.ends_in_mean:
+            raise ValueError(f"per_step must be False: the {spec.kind} does not end in a mean over time")
+        shape, timed = _input_shape(spec, input_shape)
+        inputs = keras.Input(shape, name="frames" if timed else "image", dtype=keras.config.floatx())
+        super().__init__(inputs=inputs, outputs=_Graph(spec, dtype).logits(inputs, timed, per_step), name=name)
         self.spec = spec
+        self.per_step = per_step
         self._input_dims = shape
-        self._layer_dtype = dtype
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration: the spec as a dictionary of JSON values, and the input's shape."""
         return {
             "spec": self.spec.to_dict(),
             "input_shape": list(self._input_dims),
+            "per_step": self.per_step,
             "name": self.name,
-            "dtype": keras.dtype_policies.serialize(self.get_layer("head").dtype_policy),
+            "dtype": keras.dtype_policies.serialize(self.layers[-1].dtype_policy),
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> ResNet:
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Self:
         """Return the network that :meth:`get_config` describes, with new weights."""
         spec, shape = config["spec"], config["input_shape"]
         if len(shape) == 4 and shape[0] is not None:
@@ -85,8 +93,48 @@ class ResNet(keras.Model):
         return cls(**(config | {"spec": spec, "dtype": keras.dtype_policies.deserialize(config["dtype"])}))
 
 
+@keras.saving.register_keras_serializable(package="sbp")
+class ResNet(Network):
+    """A :class:`Network` of a :class:`~sbp_core.ResNetSpec`, under the name that its files have had from the first."""
+
+
+def network(
+    name_or_spec: str | NetworkSpec,
+    input_shape: Sequence[int | None] | None = None,
+    *,
+    per_step: bool = False,
+    name: str | None = None,
+    dtype: Any = None,
+    **fields: Any,
+) -> Network:
+    """Return a network of the zoo by its name, or of a spec.
+
+    Args:
+        name_or_spec: one of :data:`sbp_core.specs.networks.ZOO`'s names, or a spec.
+        input_shape: as of :class:`Network`; its channels are the spec's ``in_channels`` unless ``fields`` say them.
+        per_step: give the logits of each step.
+        name: of the model.
+        dtype: dtype or dtype policy of every layer.
+        **fields: of the spec, what is to be otherwise.
+
+    Raises:
+        ValueError: an unknown name, a field out of range, or a shape that does not fit.
+        TypeError: an unknown field, or one of the wrong type.
+
+    Example:
+        >>> network("resnet20", (8, 8, 1), num_classes=4).output_shape
+        (None, 4)
+    """
+    if input_shape is not None and isinstance(name_or_spec, str):
+        fields = {"in_channels": input_shape[-1]} | fields
+    given = name_or_spec
+    spec = given.replace(**fields) if isinstance(given, NetworkSpec) else network_spec(given, **fields)
+    kind = ResNet if isinstance(spec, ResNetSpec) else Network
+    return kind(spec, input_shape, per_step=per_step, name=name, dtype=dtype)
+
+
 def resnet(spec: ResNetSpec, input_shape: Sequence[int | None] = (32, 32, 3), **arguments: Any) -> ResNet:
-    """Return :class:`ResNet` of any spec; ``arguments`` are its ``name`` and ``dtype``."""
+    """Return :class:`ResNet` of any spec; ``arguments`` are its ``per_step``, ``name`` and ``dtype``."""
     return ResNet(spec, input_shape, **arguments)
 
 
@@ -95,6 +143,7 @@ def resnet18(
     num_classes: int = 10,
     time_steps: int = 4,
     *,
+    per_step: bool = False,
     name: str | None = None,
     dtype: Any = None,
     **fields: Any,
@@ -106,7 +155,7 @@ def resnet18(
         TypeError: a field of the wrong type.
     """
     fields = {"in_channels": input_shape[-1], "num_classes": num_classes, "time_steps": time_steps} | fields
-    return ResNet(resnet18_spec(**fields), input_shape, name=name or "resnet18", dtype=dtype)
+    return ResNet(resnet18_spec(**fields), input_shape, per_step=per_step, name=name or "resnet18", dtype=dtype)
 
 
 def resnet34(
@@ -114,6 +163,7 @@ def resnet34(
     num_classes: int = 10,
     time_steps: int = 4,
     *,
+    per_step: bool = False,
     name: str | None = None,
     dtype: Any = None,
     **fields: Any,
@@ -125,68 +175,108 @@ def resnet34(
         TypeError: a field of the wrong type.
     """
     fields = {"in_channels": input_shape[-1], "num_classes": num_classes, "time_steps": time_steps} | fields
-    return ResNet(resnet34_spec(**fields), input_shape, name=name or "resnet34", dtype=dtype)
+    return ResNet(resnet34_spec(**fields), input_shape, per_step=per_step, name=name or "resnet34", dtype=dtype)
 
 
-def layer_name(spec: ResNetSpec, module: str) -> str:
-    """Return the name of the Keras layer that holds a canonical module, ``layer1.0.conv1`` say.
+def layer_names(spec: NetworkSpec) -> dict[str, str]:
+    """Return the name of the Keras layer that holds each layer of a spec, by its path.
 
-    Dots become underscores, but the neuron that ends a stage carries the stage's name.
+    Dots become underscores, but the last layer of each part carries the part's name; what repeats over time is called
+    by its own name alone.
 
     Example:
-        >>> layer_name(resnet18_spec(), "layer1.0.conv1"), layer_name(resnet18_spec(), "layer1.1.neuron2")
-        ('layer1_0_conv1', 'layer1')
+        >>> names = layer_names(resnet18_spec())
+        >>> names["layer1.0.conv1"], names["layer1.1.neuron2"], names["stem.repeat"]
+        ('layer1_0_conv1', 'layer1', 'repeat')
     """
-    ends = {f"{stage}.{len(blocks) - 1}.neuron2": stage for stage, blocks in spec.stages()}
-    if spec.stem == "cifar":
-        ends["stem.neuron"] = "stem"
-    return ends.get(module, module.replace(".", "_"))
+    outline = [(found.path, isinstance(found.layer, Repeat)) for found in spec.outline()]
+    # the last of each part
+    ends = {path.partition(".")[0]: path for path, repeats in outline if not repeats or "." not in path}
+    parts = {path: part for part, path in ends.items()}
+    names: dict[str, str] = {}
+    for path, repeats in outline:
+        name = path.rpartition(".")[2] if repeats else path.replace(".", "_")
+        while path not in parts and name in {*ends, *names.values()}:
+            name += "_"
+        names[path] = parts.get(path, name)
+    return names
 
 
-class _Layers:
+def _input_shape(spec: NetworkSpec, given: Sequence[int | None] | None) -> tuple[tuple[int | None, ...], bool]:
+    """Return the shape of the input, checked, and whether it has time."""
+    if given is None:
+        steps = [] if spec.repeats else [spec.time_steps]
+        given = (*steps, *(extent or _SIZE for extent in spec.image_size), spec.in_channels)
+    shape, axes = tuple(given), len(spec.image_size)
+    if len(shape) not in (axes + 1, axes + 2):
+        raise ValueError(f"input_shape must be (height, width, channels) or (time, height, ...), got {shape}")
+    if shape[-1] != spec.in_channels:
+        raise ValueError(f"input_shape must end in the spec's in_channels, {spec.in_channels}; got {shape}")
+    timed = len(shape) == axes + 2
+    if timed and shape[0] not in (None, spec.time_steps):
+        raise ValueError(
+            f"input_shape of frames must be (time, height, width, channels) with the spec's time_steps="
+            f"{spec.time_steps}, got {shape}; pass time_steps={shape[0]}, or None for any number of steps"
+        )
+    # what the spec says, where the caller does not
+    sizes = zip(spec.image_size, shape[-1 - axes : -1], strict=True)
+    size = tuple(want if got is None else got for want, got in sizes)
+    try:
+        check_size(spec, size, timed=timed)
+    except ValueError as error:
+        raise ValueError(f"input_shape {shape} does not fit: {error}") from error
+    return (*shape[:timed], *size, shape[-1]), timed
+
+
+class _Graph:
     """Makes the layers of one network and applies them."""
 
-    def __init__(self, spec: ResNetSpec, dtype: Any) -> None:
-        self.spec = spec
-        self.dtype = dtype
+    def __init__(self, spec: NetworkSpec, dtype: Any) -> None:
+        self._spec, self._dtype = spec, dtype
+        self._names = layer_names(spec)
 
-    def network(self, x: Any) -> Any:
-        spec = self.spec
-        large = spec.stem == "imagenet"
-        x = self.convolution(x, "stem.conv", spec.widths[0], 7 if large else 3, 2 if large else 1)
-        x = self.batch_norm(x, "stem.bn")
-        if len(x.shape) == 4:
-            x = RepeatTime(spec.time_steps, name="repeat", dtype=self.dtype)(x)
-        x = self.neuron(x, "stem.neuron")
-        if large:
-            x = StepMaxPooling2D(3, 2, name="stem", dtype=self.dtype)(x)
-        for stage, blocks in spec.stages():
-            for index, block in enumerate(blocks):
-                x = self.block(x, f"{stage}.{index}", block)
-        return Readout(spec.num_classes, name="head", dtype=self.dtype)(x)
+    def logits(self, inputs: Any, timed: bool, per_step: bool) -> Any:
+        """Return the network's output."""
+        layers = self._spec.body.layers
+        end = inputs, Shape(inputs.shape[-1], tuple(inputs.shape[1 + timed : -1]), timed)
+        kinds = [type(layer) for _, layer in layers[-3:]]
+        # one layer in the files of before, which knows masks
+        if kinds == [GlobalPool, Linear, TimeMean] and layers[-2][1].parameters(Shape(1)).get("bias"):
+            x, _ = self._sequence(layers[:-3], "", end)
+            return Readout(self._spec.num_classes, per_step=per_step, **self._options(layers[-2][0]))(x)
+        return self._sequence(layers[:-1] if per_step else layers, "", end)[0]
 
-    def block(self, x: Any, prefix: str, block: BlockShape) -> Any:
-        identity = x
-        x = self.convolution(x, f"{prefix}.conv1", block.outputs, 3, block.stride)
-        x = self.neuron(self.batch_norm(x, f"{prefix}.bn1"), f"{prefix}.neuron1")
-        x = self.convolution(x, f"{prefix}.conv2", block.outputs, 3, 1)
-        x = self.batch_norm(x, f"{prefix}.bn2")
-        if block.projects:
-            identity = self.convolution(identity, f"{prefix}.downsample.conv", block.outputs, 1, block.stride)
-            identity = self.batch_norm(identity, f"{prefix}.downsample.bn")
-        x = keras.layers.Add(name=layer_name(self.spec, f"{prefix}.add"), dtype=self.dtype)([x, identity])
-        return self.neuron(x, f"{prefix}.neuron2")
+    def _run(self, layer: LayerSpec, path: str, end: _End) -> _End:
+        if isinstance(layer, structure.Sequence):
+            return self._sequence(layer.layers, path, end)
+        if isinstance(layer, structure.Residual):
+            body = self._run(layer.body, path, end)
+            identity = end if layer.shortcut is None else self._run(layer.shortcut, f"{path}.downsample", end)
+            joined = self._join(layer.joined, path, [identity, body])
+            return joined if layer.after is None else self._run(layer.after, path, joined)
+        if isinstance(layer, structure.Parallel):
+            ends = [self._run(part, f"{path}.{name}", end) for name, part in layer.paths]
+            return self._join(layer.joined, path, ends)
+        if type(layer) not in LAYERS:
+            raise TypeError(f"layer {path!r}: Keras has no layer for the kind {layer.kind!r}; add one to LAYERS")
+        x, shape = end
+        made = LAYERS[type(layer)](layer, shape, self._options(path))
+        return x if made is None else made(x), layer.output(shape)
 
-    def convolution(self, x: Any, module: str, filters: int, size: int, stride: int) -> Any:
-        return StepConv2D(filters, size, stride, name=layer_name(self.spec, module), dtype=self.dtype)(x)
+    def _sequence(self, layers: structure.Named, path: str, end: _End) -> _End:
+        for name, layer in layers:
+            end = self._run(layer, f"{path}.{name}" if path else name, end)
+        return end
 
-    def batch_norm(self, x: Any, module: str) -> Any:
-        return BatchNormalization(
-            momentum=1.0 - self.spec.batch_norm_momentum,
-            epsilon=self.spec.batch_norm_epsilon,
-            name=layer_name(self.spec, module),
-            dtype=self.dtype,
-        )(x)
+    def _join(self, join: JoinSpec, path: str, ends: list[_End]) -> _End:
+        path = f"{path}.{join.kind}"
+        if type(join) not in JOINS:
+            raise TypeError(f"layer {path!r}: Keras has no layer for the join {join.kind!r}; add one to JOINS")
+        shapes = [shape for _, shape in ends]
+        made = JOINS[type(join)](join, shapes[0], self._options(path))
+        tensors = [x for x, _ in ends]
+        # the order in which layers are saved follows from that of the paths: a sum has always had the residual first
+        return made(tensors[::-1] if isinstance(join, Add) else tensors), join.output(shapes)
 
-    def neuron(self, x: Any, module: str) -> Any:
-        return LIF(self.spec.neuron, name=layer_name(self.spec, module), dtype=self.dtype)(x)
+    def _options(self, path: str) -> dict[str, Any]:
+        return {"name": self._names[path], "dtype": self._dtype}

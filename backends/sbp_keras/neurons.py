@@ -83,7 +83,7 @@ class LIF(keras.layers.Layer):
             start = math.log(self.spec.decay / (1.0 - self.spec.decay))
             # autocast off: the sigmoid is taken in the weight's own precision
             self.decay_logit = self.add_weight(
-                name="decay_logit", shape=(), initializer=numerics.constant(start), autocast=False
+                name="decay_logit", shape=(), initializer=numerics.Constant(start), autocast=False
             )
         self.built = True
 

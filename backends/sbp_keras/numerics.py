@@ -1,5 +1,6 @@
 """Operations that keep the dtype they are given."""
 
+# mypy: allow-subclassing-any, allow-untyped-decorators
 from __future__ import annotations
 
 import math
@@ -32,13 +33,20 @@ def matmul(x: Any, kernel: Any) -> Any:
     return x @ ops.convert_to_tensor(kernel)
 
 
-def constant(value: float) -> Any:
-    """Return an initializer of one number; Keras's own takes it through float32 on TensorFlow (Keras 3.15)."""
+@keras.saving.register_keras_serializable(package="sbp")
+class Constant(keras.initializers.Initializer):
+    """One number; Keras's own takes it through float32 on TensorFlow (Keras 3.15)."""
 
-    def initializer(shape: Any, dtype: Any = None) -> Any:
-        return ops.convert_to_tensor(np.full(shape, value), dtype)
+    def __init__(self, value: float) -> None:
+        self.value = value
 
-    return initializer
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """Return an array of it."""
+        return ops.convert_to_tensor(np.full(shape, self.value), dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration."""
+        return {"value": self.value}
 
 
 def scalar(name: str, value: Any, dtype: Any) -> Any:

@@ -18,8 +18,8 @@ from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.taps import Channels, TapLayout
 from sbp_keras import numerics, private
 from sbp_keras.branches import Branch, make_branches
-from sbp_keras.layers import mean_over_time, renamed
 from sbp_keras.losses import StepLoss
+from sbp_keras.readout import mean_over_time, renamed
 from sbp_keras.taps import TapModel, time_axis_of
 
 
@@ -140,7 +140,7 @@ class ShortcutModel(keras.Model):
         )
         # a float32 coefficient would round a float64 net's logits
         precision = "float64" if net.outputs[0].dtype == "float64" else "float32"
-        start = numerics.constant(validation.finite("coefficient", coefficient))
+        start = numerics.Constant(validation.finite("coefficient", coefficient))
         self._coefficient = self._add_state("coefficient", precision, start)
         self._step = self._add_state("step", "int", "zeros")
         self._schedule: Schedule | None = None

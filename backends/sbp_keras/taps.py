@@ -15,8 +15,9 @@ import keras
 from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.taps import TimeAxis, resolve_time_axis
 from sbp_keras import private
-from sbp_keras.layers import Readout, RepeatTime
 from sbp_keras.neurons import LIF
+from sbp_keras.readout import Readout
+from sbp_keras.steps import RepeatTime, TimeMean
 
 #: A layer's calls in a graph, by position among its calls.
 _Calls = dict[int, private.Call]
@@ -287,7 +288,7 @@ def _before_the_mean(net: keras.Model) -> tuple[Any, Any]:
     operation = None if call is None else call.operation
     if call is not None and isinstance(operation, Readout) and operation.time_axis is not None:
         return call.inputs[0], operation
-    if call is not None and isinstance(operation, keras.layers.GlobalAveragePooling1D):
+    if call is not None and isinstance(operation, TimeMean | keras.layers.GlobalAveragePooling1D):
         return call.inputs[0], None
     raise ValueError(
         f"net must end in the mean over time for a loss of every step, and its last layer is "

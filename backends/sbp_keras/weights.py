@@ -11,7 +11,7 @@ import numpy as np
 from sbp_core import weights as shared
 from sbp_core.weights import Array
 from sbp_keras.branches import ConvolutionalReadout
-from sbp_keras.networks import ResNet, layer_name
+from sbp_keras.networks import Network, layer_names
 from sbp_keras.shortcut import ShortcutModel
 
 # Keras's name of a weight, to the shared one
@@ -23,6 +23,7 @@ _PARTS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
     "decay_logit": "decay_logit",
+    "factors": "weight",
 }
 
 
@@ -38,9 +39,9 @@ class _Slot(NamedTuple):
 
 
 def export_weights(net_or_model: keras.Model) -> dict[str, Array]:
-    """Return every weight and running statistic by its canonical name, in the layout of ``ResNetSpec``.
+    """Return every weight and running statistic by its canonical name, in the layout of ``NetworkSpec``.
 
-    Convolutions are OIHW, linear layers (classes, channels). A :class:`ResNet` has the names of
+    Convolutions are OIHW, linear layers (classes, channels). A :class:`Network` has the names of
     ``spec.parameter_shapes()``; any other functional model those of its layers, ``layer.weight``, with the names of
     models in front where they are nested. A :class:`ShortcutModel` has ``main.<name>`` and ``branches.<tap>.weight``
     and ``.bias``, or ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and ``.linear.weight``.
@@ -89,10 +90,11 @@ def _walk(model: keras.Model, prefix: str) -> Iterator[tuple[str, _Slot]]:
         yield from _walk(model.main, f"{prefix}main.")
         for tap, branch in zip(model.spec.taps, model.branches, strict=True):
             yield from _branch(branch, f"{prefix}branches.{tap}")
-    elif isinstance(model, ResNet):
+    elif isinstance(model, Network):
+        names = layer_names(model.spec)
         for name in model.spec.parameter_shapes():
             module = name.rpartition(".")[0]
-            yield prefix + name, dict(_layer(model.get_layer(layer_name(model.spec, module)), module))[name]
+            yield prefix + name, dict(_layer(model.get_layer(names[module]), module))[name]
     else:
         for layer in model.layers:
             inner = prefix + layer.name

@@ -145,7 +145,7 @@ def test_a_file_of_an_earlier_version_loads(tmp_path):
         changed = {names.get(name, name): as_it_was(item) for name, item in value.items() if name != "time_steps"}
         if "channel_axis" in changed:
             changed["channel_axis"] = -1
-        modules = {"sbp_keras.layers": "sbp_keras.steps"}
+        modules = {"sbp_keras.readout": "sbp_keras.steps"}
         return changed | ({"module": modules.get(value["module"], value["module"])} if "module" in value else {})
 
     with zipfile.ZipFile(path) as new, zipfile.ZipFile(older, "w") as old:
@@ -157,7 +157,7 @@ def test_a_file_of_an_earlier_version_loads(tmp_path):
                 config["config"]["net"]["config"]["spec"]["time_steps"] = 3
                 content = json.dumps(config).encode()
                 assert b"channel_axis" in content
-                assert b"sbp_keras.layers" not in content
+                assert b"sbp_keras.readout" not in content
             old.writestr(name, content)
     x = RANDOM.normal(size=(2, 6, 6, 2)).astype("float32")
     loaded = keras.models.load_model(older)

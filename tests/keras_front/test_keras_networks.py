@@ -54,13 +54,13 @@ def resnet_by_hand(spec, weights, images):
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
         x = windows[:, :, ::2, ::2].max(axis=(-2, -1))
     stages = {"stem": x}
-    for stage, blocks in spec.stages():
-        for index, block in enumerate(blocks):
-            prefix = f"{stage}.{index}"
-            y = fire(norm(convolve(x, weights[f"{prefix}.conv1.weight"], block.stride), f"{prefix}.bn1"))
+    for stage, depth in zip(spec.stage_names, spec.depths, strict=True):
+        for index in range(depth):
+            prefix, stride = f"{stage}.{index}", 2 if stage != "layer1" and index == 0 else 1
+            y = fire(norm(convolve(x, weights[f"{prefix}.conv1.weight"], stride), f"{prefix}.bn1"))
             y = norm(convolve(y, weights[f"{prefix}.conv2.weight"], 1), f"{prefix}.bn2")
-            if block.projects:
-                shortcut = convolve(x, weights[f"{prefix}.downsample.conv.weight"], block.stride)
+            if f"{prefix}.downsample.conv.weight" in weights:
+                shortcut = convolve(x, weights[f"{prefix}.downsample.conv.weight"], stride)
                 x = norm(shortcut, f"{prefix}.downsample.bn")
             x = fire(y + x)
         stages[stage] = x
@@ -260,7 +260,7 @@ def test_a_bad_shape_or_spec_is_refused():
         sbp_keras.resnet(SPEC, (6, 6, 3))
     with pytest.raises(ValueError, match="input_shape must be"):
         sbp_keras.resnet(SPEC, (6, 2))
-    with pytest.raises(TypeError, match="spec must be a ResNetSpec"):
+    with pytest.raises(TypeError, match="spec must be a NetworkSpec"):
         sbp_keras.resnet(LIFSpec(), (6, 6, 2))
     with pytest.raises(ValueError, match="time_steps must be at least 1"):
         sbp_keras.resnet18((8, 8, 3), time_steps=0)
