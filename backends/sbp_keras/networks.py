@@ -67,7 +67,9 @@ class Network(keras.Model):
         if validation.flag("per_step", per_step) and not spec.ends_in_mean:
             raise ValueError(f"per_step must be False: the {spec.kind} does not end in a mean over time")
         shape, timed = _input_shape(spec, input_shape)
-        inputs = keras.Input(shape, name="frames" if timed else "image", dtype=keras.config.floatx())
+        double = keras.dtype_policies.get(dtype).compute_dtype == "float64"
+        precision = "float64" if double else keras.config.floatx()
+        inputs = keras.Input(shape, name="frames" if timed else "image", dtype=precision)
         super().__init__(inputs=inputs, outputs=_Graph(spec, dtype).logits(inputs, timed, per_step), name=name)
         self.spec = spec
         self.per_step = per_step
