@@ -131,8 +131,9 @@ class _Network:
 
     def blocks(self, images: Any) -> Mapping[str, Any]:
         main = self._model.main
-        outputs = [main.get_layer(name).output for name in self._taps]
-        return dict(zip(self._taps, keras.Model(main.input, outputs)(images, training=True), strict=True))
+        outputs = {name: main.get_layer(name).output for name in self._taps}
+        blocks: Mapping[str, Any] = keras.Model(main.input, outputs)(images, training=True)
+        return blocks
 
     def weights(self) -> Mapping[str, Array]:
         return export_weights(self._model)

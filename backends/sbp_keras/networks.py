@@ -64,8 +64,7 @@ class Network(keras.Model):
             spec = NetworkSpec.from_dict(spec)
         if not isinstance(spec, NetworkSpec):
             raise TypeError(f"spec must be a NetworkSpec, got {spec!r} of type {type(spec).__name__}")
-        if validation.flag("per_step", per_step) and not spec.ends_in_mean:
-            raise ValueError(f"per_step must be False: the {spec.kind} does not end in a mean over time")
+        spec.layers_of(per_step=validation.flag("per_step", per_step))
         shape, timed = _input_shape(spec, input_shape)
         double = keras.dtype_policies.get(dtype).compute_dtype == "float64"
         precision = "float64" if double else keras.config.floatx()
@@ -246,7 +245,7 @@ class _Graph:
         if kinds == [GlobalPool, Linear, TimeMean] and layers[-2][1].parameters(Shape(1)).get("bias"):
             x, _ = self._sequence(layers[:-3], "", end)
             return Readout(self._spec.num_classes, per_step=per_step, **self._options(layers[-2][0]))(x)
-        return self._sequence(layers[:-1] if per_step else layers, "", end)[0]
+        return self._sequence(self._spec.layers_of(per_step=per_step), "", end)[0]
 
     def _run(self, layer: LayerSpec, path: str, end: _End) -> _End:
         if isinstance(layer, structure.Sequence):

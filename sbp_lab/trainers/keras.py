@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 import sbp_keras
-from sbp_core import ResNetSpec
+from sbp_core import NetworkSpec
 from sbp_lab.trainers import Array, Labels, StepResult
 
 #: Backend of Keras to the trainer that knows its devices.
@@ -61,20 +61,22 @@ class KerasTrainer:
 
     def __init__(
         self,
-        spec: ResNetSpec,
+        spec: NetworkSpec,
         weights: Mapping[str, Array],
         *,
         taps: Sequence[str],
         combine: Literal["logits", "losses"],
         weight_decay: float,
     ) -> None:
-        self._net = sbp_keras.ResNet(spec, (None, None, spec.in_channels))
+        time = [] if spec.repeats else [None]
+        self._net = sbp_keras.network(spec, (*time, *spec.image_size, spec.in_channels))
         self._model: keras.Model = self._net
         if taps:
             self._model = sbp_keras.ShortcutModel(self._net, list(taps), spec.num_classes, combine)
         sbp_keras.import_weights(self._model, weights)
         places = {id(variable): place for place, variable in enumerate(self._model.trainable_variables)}
-        watched = [places[id(self._net.get_layer(name).weights[0])] for name in ("stem_conv", "head")]
+        kernels = [variable for variable in self._net.trainable_variables if variable.name == "kernel"]
+        watched = [places[id(kernels[end])] for end in (0, -1)]
         self._optimizer = AdamW(weight_decay, watched)
         self._compile(self._optimizer)
 
