@@ -140,7 +140,7 @@ SurrogateOption = Annotated[
 Width = Annotated[int, _at_least("width", 1, help="Channels of the first stage, all others in proportion.")]
 TimeSteps = Annotated[int, _at_least("time_steps", 1, "--time-steps", "-T", help="How often the image is shown.")]
 Taps = Annotated[
-    str,
+    str | None,
     typer.Option(
         help="Parts that get a branch, with commas between; the network's own choice unless given.", show_default=False
     ),
@@ -170,7 +170,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the files; runs/ and 
 # chosen by measurement so that a deep vanilla network learns at all: see docs/demo.md
 BACKEND, DATA, NET = "torch", "digits", "resnet34"
 SURROGATE, WIDTH, TIME_STEPS = "rectangle:1", 8, 2
-TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = "", 20, 64, 0.01, 0.02, 3
+TAPS, EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SEEDS = None, 20, 64, 0.01, 0.02, 3
 
 
 @app.command()
@@ -308,7 +308,7 @@ def _recipe(
     width: int,
     time_steps: int,
     surrogate: str,
-    taps: str,
+    taps: str | None,
     combine: Combine,
     epochs: int,
     batch_size: int,
@@ -329,7 +329,7 @@ def _recipe(
             time_steps=time_steps,
             neuron=LIFSpec(surrogate=_surrogate(surrogate)),
         )
-    tapped = tuple(taps.split(",")) if taps else network.default_taps
+    tapped = network.default_taps if taps is None else tuple(taps.split(","))
     with _blamed_on("--taps"):
         ShortcutSpec(taps=tapped).check_taps(network.tap_channels)
     recipe = Recipe(

@@ -106,7 +106,7 @@ def words(done):
     ("arguments", "option", "message"),
     [
         (["train", "--backend", "abacus"], "--backend", "one of 'jax', 'keras', 'tf', 'torch'; got 'abacus'"),
-        (["train", "--net", "resnet9"], "--net", "'resnet10', 'resnet18', 'resnet34'; got 'resnet9'; did you mean"),
+        (["train", "--net", "resnet9"], "--net", "got 'resnet9'; did you mean"),
         (["train", "--data", "letters"], "--data", "data must be one of 'digits'; got 'letters'"),
         (["train", "--method", "vanila"], "--method", "got 'vanila'; did you mean 'vanilla'?"),
         (["compare", "--methods", "vanilla,evolutionry"], "--methods", "did you mean 'evolutionary'?"),
@@ -121,6 +121,7 @@ def words(done):
         (["train", "--batch-size", "0"], "--batch-size", "batch_size must be at least 1, got 0"),
         (["train", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
         (["gradients", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
+        (["train", "--net", "vgg11"], "--net", "layer 'stage4.pool': a window of 2 with padding 0 does not fit"),
         (["train", "--width", "0"], "--width", "width must be at least 1, got 0"),
         (["train", "-T", "0"], "--time-steps", "time_steps must be at least 1, got 0"),
         (["train", "--combine", "sum"], "--combine", "'sum' is not one of 'logits', 'losses'"),
