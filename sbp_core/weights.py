@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from sbp_core.specs.base import Spec
+from sbp_core.specs.networks import NetworkSpec
 
 Array = NDArray[Any]
 
@@ -162,6 +163,53 @@ def load(path: str | os.PathLike[str]) -> Saved:
     except (safetensors.SafetensorError, TypeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is no safetensors file, or damaged: {error}") from error
     return _described(os.fspath(path), arrays, metadata.get(_KEY))
+
+
+def save_network(
+    path: str | os.PathLike[str], weights: Mapping[str, Any], spec: object, notes: Mapping[str, str] | None = None
+) -> None:
+    """Write a network's weights with its spec, as an adapter's ``save`` does.
+
+    Args:
+        path: the file.
+        weights: what ``export_weights`` gave.
+        spec: of the network; an object without one has no network's spec.
+        notes: text by name.
+
+    Raises:
+        TypeError: no spec of a network.
+        OSError: the file cannot be written.
+    """
+    if not isinstance(spec, NetworkSpec):
+        raise TypeError(
+            "model must be a Network, or a Shortcut of one: another net's file would not say how to build it. Save "
+            "sbp_core.weights.save(path, export_weights(model))"
+        )
+    save(path, weights, spec=spec, notes=notes)
+
+
+def load_network(path: str | os.PathLike[str]) -> tuple[NetworkSpec, dict[str, Array]]:
+    """Read the spec and the weights of a network; branches that were saved with it are left out.
+
+    Everything is checked before it is returned, so that nothing is half loaded.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: what :func:`load` refuses; a file that names no network, or whose weights are not that network's.
+    """
+    saved, name = load(path), os.fspath(path)
+    if not isinstance(saved.spec, NetworkSpec):
+        raise ValueError(
+            f"{name!r} does not say which network it is of: build that, and import_weights(net, "
+            f"sbp_core.weights.load({name!r}).weights)"
+        )
+    found = saved.weights
+    if any(key.startswith("main.") for key in found) and not any(key in found for key in saved.spec.parameter_shapes()):
+        found = {key.removeprefix("main."): value for key, value in found.items() if key.startswith("main.")}
+    try:
+        return saved.spec, checked(saved.spec.parameter_shapes(), found)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name!r} holds other weights than its network has: {error}") from error
 
 
 def _described(path: str, arrays: dict[str, Array], text: str | None) -> Saved:

@@ -19,7 +19,7 @@ from sbp_jax.neuron import implementation_for, initial_state, lif
 from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_jax.shortcut import Shortcut, Tappable
 from sbp_jax.spike import spike
-from sbp_jax.weights import export_weights, import_weights
+from sbp_jax.weights import export_weights, import_weights, load, save
 
 __all__ = [
     "IF",
@@ -40,8 +40,10 @@ __all__ = [
     "import_weights",
     "initial_state",
     "lif",
+    "load",
     "network",
     "resnet18",
     "resnet34",
+    "save",
     "spike",
 ]

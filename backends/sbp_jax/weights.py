@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,6 +57,51 @@ def import_weights(net_or_model: Network | Shortcut[Any], weights: Mapping[str, 
     for name, array in shared.checked(canonical, weights).items():
         native = np.transpose(array, np.argsort(axes[name]))
         held[name].set_value(jnp.array(native, held[name].dtype))
+
+
+def save(path: str | PathLike[str], model: Network | Shortcut[Any], *, notes: Mapping[str, str] | None = None) -> None:
+    """Write a network to one safetensors file: weights, running statistics, branches if there are any, and its spec.
+
+    Args:
+        path: the file; a failure leaves what was there.
+        model: a :class:`Network`, or a :class:`Shortcut` of one.
+        notes: text by name, kept with it.
+
+    Raises:
+        TypeError: another network.
+        OSError: the file cannot be written.
+    """
+    net = model.main if isinstance(model, Shortcut) else model
+    shared.save_network(path, export_weights(model), getattr(net, "spec", None), notes)
+
+
+def load(path: str | PathLike[str], *, per_step: bool = False, dtype: Any = None, param_dtype: Any = None) -> Network:
+    """Build the network that :func:`save` of any adapter wrote, with its weights; branches are left out.
+
+    Args:
+        path: the file.
+        per_step: give the logits of each step.
+        dtype: dtype of the computation; None to follow from images and parameters.
+        param_dtype: dtype of the parameters; float32 unless given.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of a newer version, or not a network's; the message names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from sbp_jax.networks import network
+        >>> net = network("mlp", size=(8, 8), rngs=nnx.Rngs(0))
+        >>> with TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net.safetensors", net)
+        ...     again = load(f"{folder}/net.safetensors")
+        >>> bool((again.head.kernel[...] == net.head.kernel[...]).all())
+        True
+    """
+    spec, weights = shared.load_network(path)
+    net = Network(spec, per_step=per_step, dtype=dtype, param_dtype=param_dtype or jnp.float32, rngs=nnx.Rngs(0))
+    import_weights(net, weights)
+    return net
 
 
 def variables(net_or_model: Network | Shortcut[Any]) -> dict[str, nnx.Variable[Any]]:

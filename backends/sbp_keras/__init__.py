@@ -28,7 +28,7 @@ from sbp_keras.readout import Readout
 from sbp_keras.shortcut import ShortcutModel
 from sbp_keras.spike import spike
 from sbp_keras.steps import BatchNormalization, RepeatTime, StepConv2D, StepMaxPooling2D
-from sbp_keras.weights import export_weights, import_weights
+from sbp_keras.weights import export_weights, import_weights, load, save
 
 __all__ = [
     "IF",
@@ -50,9 +50,11 @@ __all__ = [
     "StepMaxPooling2D",
     "export_weights",
     "import_weights",
+    "load",
     "network",
     "resnet",
     "resnet18",
     "resnet34",
+    "save",
     "spike",
 ]

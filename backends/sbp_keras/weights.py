@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import keras
@@ -71,6 +72,54 @@ def import_weights(net_or_model: keras.Model, weights: Mapping[str, Array]) -> N
     slots = _slots(net_or_model)
     for name, array in shared.checked({name: slot.shape for name, slot in slots.items()}, weights).items():
         slots[name].variable.assign(np.transpose(array, np.argsort(slots[name].axes)))
+
+
+def save(path: str | PathLike[str], model: keras.Model, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write a network to one safetensors file: weights, running statistics, branches if there are any, and its spec.
+
+    Args:
+        path: the file; a failure leaves what was there.
+        model: a :class:`Network`, or a :class:`ShortcutModel` of one.
+        notes: text by name, kept with it.
+
+    Raises:
+        TypeError: another model.
+        OSError: the file cannot be written.
+    """
+    net = model.main if isinstance(model, ShortcutModel) else model
+    shared.save_network(path, export_weights(model), getattr(net, "spec", None), notes)
+
+
+def load(
+    path: str | PathLike[str], input_shape: Sequence[int | None] | None = None, *, per_step: bool = False
+) -> Network:
+    """Build the network that :func:`save` of any adapter wrote, with its weights; branches are left out.
+
+    Args:
+        path: the file.
+        input_shape: ``(height, width, channels)`` of still images, or ``(time, height, width, channels)`` of event
+            frames; what the spec says unless given, of any size where it says none.
+        per_step: give the logits of each step.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of a newer version, or not a network's; the message names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from sbp_keras.networks import network
+        >>> net = network("mlp", (8, 8, 1), size=(8, 8))
+        >>> with TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net.safetensors", net)
+        ...     again = load(f"{folder}/net.safetensors")
+        >>> bool((again.get_weights()[0] == net.get_weights()[0]).all())
+        True
+    """
+    spec, weights = shared.load_network(path)
+    shape = (*([] if spec.repeats else [spec.time_steps]), *spec.image_size, spec.in_channels)
+    net = Network(spec, shape if input_shape is None else input_shape, per_step=per_step)
+    import_weights(net, weights)
+    return net
 
 
 def _slots(model: keras.Model) -> dict[str, _Slot]:

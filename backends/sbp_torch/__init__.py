@@ -22,7 +22,7 @@ from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
 from sbp_torch.spike import spike
 from sbp_torch.streaming import stream
-from sbp_torch.weights import export_weights, import_weights
+from sbp_torch.weights import export_weights, import_weights, load, save
 
 __all__ = [
     "IF",
@@ -42,9 +42,11 @@ __all__ = [
     "import_weights",
     "initial_state",
     "lif",
+    "load",
     "network",
     "resnet18",
     "resnet34",
+    "save",
     "spike",
     "stream",
 ]

@@ -38,7 +38,8 @@ class Shortcut(nn.Module):
     Args:
         net: the network. Its main logits are ``(batch, num_classes)``, or those of each step with the axis of time
             where the taps have it; the branches then give those of each step too.
-        taps: modules to tap, as ``net.named_modules()`` names them.
+        taps: modules to tap, as ``net.named_modules()`` names them; or "stages": of a network of this package its own
+            choice, else all but the last of those that ``net.feature_info`` names, as timm's networks state them.
         num_classes: classes of the logits.
         combine: "logits" adds the branches' logits to the main ones, "losses" returns them apart.
         time_axis: where time is in the tapped tensors: 0, ``(time, batch, channels, *space)``; 1, ``(batch, time,
@@ -91,7 +92,7 @@ class Shortcut(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        taps: Sequence[str],
+        taps: Sequence[str] | Literal["stages"],
         num_classes: int,
         combine: Combine = "logits",
         time_axis: TimeAxis | Literal["stated"] = "stated",
@@ -109,6 +110,8 @@ class Shortcut(nn.Module):
         if _distributed(net):
             raise ValueError(f"net must not be {_distribute_the_wrapper(net)}")
         release(net)
+        if taps == "stages":
+            taps = stages(net)
         # a str is a sequence too: the spec refuses it
         self.spec = ShortcutSpec(taps=taps if isinstance(taps, str) else tuple(taps), combine=combine)  # type: ignore[arg-type]
         self.spec.check_taps(named_blocks(net))
@@ -217,6 +220,29 @@ class Shortcut(nn.Module):
         _, tapped = self._checked(*run_copy(net, self.spec.taps, sample))
         shapes = {tap: reading.items.shape for tap, reading in zip(self.spec.taps, tapped, strict=True)}
         return {tap: Size(shape[1], len(shape) - 2) for tap, shape in shapes.items()}
+
+
+def stages(net: nn.Module) -> tuple[str, ...]:
+    """Return the modules that "stages" taps: of a network of this package, or of one that states ``feature_info``.
+
+    Raises:
+        ValueError: it says neither, or has one stage alone.
+    """
+    spec = getattr(net, "spec", None)
+    if isinstance(spec, NetworkSpec):
+        return spec.default_taps
+    info = getattr(net, "feature_info", None)
+    # timm's is a list of dictionaries, or an object that holds one
+    entries = getattr(info, "info", info)
+    names = [entry.get("module") for entry in entries or [] if isinstance(entry, Mapping)]
+    # two reductions may be read at one module
+    found = tuple(dict.fromkeys(name for name in names if name))
+    if len(found) < 2:
+        raise ValueError(
+            f"taps='stages' needs a network of sbp_torch, or one with feature_info of two modules at least, as timm's "
+            f"have; {type(net).__name__} states {names or 'none'}. Name modules: {', '.join(named_blocks(net))}"
+        )
+    return found[:-1]
 
 
 def branch_key(tap: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from os import PathLike
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sbp_core import weights as shared
 from sbp_core.weights import Array
+from sbp_torch.networks import Network
 from sbp_torch.shortcut import Shortcut, branch_key
 
 
@@ -59,6 +61,49 @@ def import_weights(model: nn.Module, weights: Mapping[str, Any]) -> None:
     with torch.no_grad():
         for name, tensor in slots.items():
             tensor.copy_(torch.tensor(arrays[name].astype("float64")))
+
+
+def save(path: str | PathLike[str], model: nn.Module, *, notes: Mapping[str, str] | None = None) -> None:
+    """Write a network to one safetensors file: weights, running statistics, branches if there are any, and its spec.
+
+    Args:
+        path: the file; a failure leaves what was there.
+        model: a :class:`~sbp_torch.Network`, or a :class:`Shortcut` of one.
+        notes: text by name, kept with it.
+
+    Raises:
+        TypeError: another network.
+        OSError: the file cannot be written.
+    """
+    net = model.main if isinstance(model, Shortcut) else model
+    shared.save_network(path, export_weights(model), getattr(net, "spec", None), notes)
+
+
+def load(path: str | PathLike[str], per_step: bool = False) -> Network:
+    """Build the network that :func:`save` of any adapter wrote, with its weights; branches are left out.
+
+    Args:
+        path: the file.
+        per_step: give the logits of each step.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged, of a newer version, or not a network's; the message names the file.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from sbp_torch.networks import network
+        >>> net = network("mlp", size=(8, 8))
+        >>> with TemporaryDirectory() as folder:
+        ...     save(f"{folder}/net.safetensors", net)
+        ...     again = load(f"{folder}/net.safetensors")
+        >>> torch.equal(again.head.weight, net.head.weight)
+        True
+    """
+    spec, weights = shared.load_network(path)
+    net = Network(spec, per_step)
+    import_weights(net, weights)
+    return net
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

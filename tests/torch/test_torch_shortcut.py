@@ -499,3 +499,32 @@ def test_the_loop_of_the_usage_page_runs_at_smaller_widths():
     scheduler.step()
     assert model.strip() is net
     assert model.coefficient.item() == pytest.approx(0.25 * (1 - 2 / 1000))
+
+
+class Stated(nn.Module):
+    """A network that states its stages as timm's do."""
+
+    def __init__(self, modules=("a", "b", "c"), wrapped=False):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(2, 2, 1) for _ in range(3))
+        self.head = nn.Linear(2, 3)
+        info = [{"num_chs": 2, "reduction": 2, "module": name} for name in modules]
+        self.feature_info = type("FeatureInfo", (), {"info": info})() if wrapped else info
+
+    def forward(self, x):
+        return self.head(self.c(self.b(self.a(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_stages_are_what_the_network_states_but_the_last(wrapped):
+    model = sbp_torch.Shortcut(Stated(wrapped=wrapped), "stages", 3, time_axis=None)
+    assert model.spec.taps == ("a", "b")
+    assert model(torch.rand(4, 2, 3, 3)).shape == (4, 3)
+    assert sbp_torch.Shortcut(sbp_torch.Network(SPEC), "stages", 5).spec.taps == ("layer1",)
+
+
+def test_stages_of_a_network_that_states_none_are_refused_with_what_it_has():
+    with pytest.raises(ValueError, match=r"taps='stages' needs .*; Linear states none"):
+        sbp_torch.Shortcut(nn.Linear(2, 2), "stages", 2)
+    with pytest.raises(ValueError, match=r"Stated states \['a'\]. Name modules: a, b, c, head"):
+        sbp_torch.Shortcut(Stated(("a",)), "stages", 3, time_axis=None)
