@@ -286,9 +286,8 @@ def add_layers(owner: nnx.Module, layers: Named, path: str, shape: Shape, option
         inner = _inner(path, name)
         if hasattr(owner, name):
             raise ValueError(f"layer {inner!r}: a {type(owner).__name__} in JAX has another {name!r}; rename the layer")
-        end = _output(layer, inner, shape)
         setattr(owner, name, build(layer, inner, shape, options))
-        shape = end
+        shape = _output(layer, inner, shape)
     return shape
 
 

@@ -45,7 +45,8 @@ def import_weights(net_or_model: Network | Shortcut[Any], weights: Mapping[str, 
     """Write what :func:`export_weights` returned, of this or another framework, in the dtypes that the network has.
 
     Everything is checked before anything is written. The network may be one that has shapes only,
-    ``nnx.eval_shape(lambda: resnet18(rngs=nnx.Rngs(0)))``, which spares drawing and compiling initial weights.
+    ``nnx.eval_shape(lambda: resnet18(rngs=nnx.Rngs(0)))``, which spares drawing and compiling initial weights; one with
+    dropout then needs ``nnx.reseed(net, default=0)`` too.
 
     Raises:
         ValueError: a name is missing or unknown, or a shape differs.

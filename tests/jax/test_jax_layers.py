@@ -19,7 +19,7 @@ from sbp_core.reference import network as reference
 from sbp_core.reference.networks import initial_weights
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import Shape
-from sbp_core.specs.structure import Residual, numbered, sequence
+from sbp_core.specs.structure import numbered, sequence
 from sbp_jax.engine import JaxEngine
 from sbp_jax.layers import JOINS, LAYERS, Function, Options, build
 from tests.networks import NETS, SPECS, STEPS, drawn
@@ -80,6 +80,15 @@ def test_it_does_operation_by_operation_too():
 
 def test_it_does_for_event_frames_too():
     check_step("vgg", frames=True)
+
+
+def test_as_many_samples_as_steps_are_time_first_to_the_engine():
+    weights, (images, _) = drawn("frames only")
+    with ENGINE.precision("float64"):
+        two = ENGINE.array(last(images), "float64")
+        three = jnp.concatenate([two, two[:, :1]], axis=1)
+        built = ENGINE.network(NETS["frames only"], weights, two, "float64", "compiled")
+        np.testing.assert_allclose(built.evaluate(three)[:2], built.evaluate(two), rtol=1e-12)
 
 
 def test_training_moves_every_weight_as_the_oracle_does():
@@ -289,20 +298,10 @@ def test_images_that_do_not_fit_are_refused(name, shape, message):
         shaped(SPECS[name])(jnp.ones(shape))
 
 
-@pytest.mark.parametrize(
-    ("layers", "error", "message"),
-    [
-        (sequence(train=kinds.GlobalPool()), ValueError, "layer 'train': a Network in JAX has another 'train'"),
-        (
-            sequence(block=Residual(body=sequence(conv=kinds.Conv(channels=2)))),
-            ValueError,
-            r"layer 'block.add': paths must end in one shape, got \(3, any, any\), \(2, any, any\)",
-        ),
-    ],
-)
-def test_layers_that_cannot_be_built_are_named(layers, error, message):
-    with pytest.raises(error, match=message):
-        sbp_jax.Network(CustomSpec(layers=layers, num_classes=3), rngs=nnx.Rngs(0))
+def test_a_layer_that_is_named_as_something_of_every_module_is_refused():
+    spec = CustomSpec(layers=sequence(train=kinds.GlobalPool()), num_classes=3)
+    with pytest.raises(ValueError, match="layer 'train': a Network in JAX has another 'train'; rename the layer"):
+        sbp_jax.Network(spec, rngs=nnx.Rngs(0))
 
 
 def test_another_number_of_steps_than_there_are_factors_is_refused():
