@@ -21,6 +21,7 @@ from sbp_torch.neuron import implementation_for, initial_state, lif
 from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
 from sbp_torch.spike import spike
+from sbp_torch.spikingjelly import Ported, from_spikingjelly
 from sbp_torch.streaming import stream
 from sbp_torch.weights import export_weights, import_weights, load, save
 
@@ -33,11 +34,13 @@ __all__ = [
     "CurrentLIF",
     "LeakyIntegrator",
     "Network",
+    "Ported",
     "ResNet",
     "Shortcut",
     "ShortcutLoss",
     "ShortcutOutput",
     "export_weights",
+    "from_spikingjelly",
     "implementation_for",
     "import_weights",
     "initial_state",

@@ -41,6 +41,7 @@ class VGGSpec(NetworkSpec):
         size: height and width of the input; None for any, with the mean over space before the head.
         pool: of each stage: "max" or "avg", 2x2.
         dropout: rate behind each hidden layer.
+        drop_features: whether what goes into the first of them is dropped too, at the same rate.
         bias: whether convolutions have one.
         voters: outputs that vote for a class, each with a neuron; None for plain logits.
         num_classes: outputs.
@@ -64,6 +65,7 @@ class VGGSpec(NetworkSpec):
     size: tuple[int, int] | None = None
     pool: Literal["max", "avg"] = "max"
     dropout: float = 0.0
+    drop_features: bool = False
     bias: bool = False
     voters: int | None = None
     neuron: LIFSpec = NETWORK_NEURON
@@ -78,7 +80,8 @@ class VGGSpec(NetworkSpec):
         self._set("size", image_size(self.size))
         validation.choice("pool", self.pool, ("max", "avg"))
         validation.choice("norm", self.norm, NORMS)
-        validation.flag("bias", self.bias)
+        for name in ("bias", "drop_features"):
+            validation.flag(name, getattr(self, name))
         if self.voters is not None:
             self._set("voters", validation.count("voters", self.voters))
         if not isinstance(self.neuron, LIFSpec):
@@ -113,8 +116,10 @@ class VGGSpec(NetworkSpec):
         for name, widths in zip(self.stage_names, self.stages, strict=True):
             parts[name] = self._stage(widths, first=not parts)
         parts["flat"] = GlobalPool() if self.size is None else Flatten()
+        dropout = {"drop": Dropout(rate=self.dropout)} if self.dropout else {}
+        if self.drop_features:
+            parts |= dropout
         for index, units in enumerate(self.hidden, start=1):
-            dropout = {"drop": Dropout(rate=self.dropout)} if self.dropout else {}
             parts[f"hidden{index}"] = sequence({"fc": Linear(features=units), "neuron": self._neuron()} | dropout)
         if self.voters is None:
             parts["head"] = Linear(features=self.num_classes)
@@ -178,6 +183,7 @@ def dvs_gesture_spec(**fields: Any) -> VGGSpec:
         "hidden": (512,),
         "size": (128, 128),
         "dropout": 0.5,
+        "drop_features": True,
         "voters": 10,
         "num_classes": 11,
         "in_channels": 2,
