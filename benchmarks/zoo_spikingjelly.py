@@ -174,7 +174,7 @@ def qkformer():
     )
 
 
-def conv_fc(name, channels=8):
+def conv_fc(name, channels=4):
     """Return a network of the PLIF paper."""
     return getattr(theirs("model.parametric_lif_net"), name)(channels=channels, **plif())
 
@@ -196,7 +196,7 @@ NETS = {
     "Spikformer, patch 16": Case(lambda: spikformer(16), 64),
     "QKFormer": Case(qkformer, 48),
     "MNIST net": Case(lambda: conv_fc("MNISTNet"), 28, 1),
-    "CIFAR10-DVS net": Case(lambda: conv_fc("CIFAR10DVSNet"), 128, 2),
+    "CIFAR10-DVS net": Case(lambda: conv_fc("CIFAR10DVSNet"), 128, 2, samples=1),
     "DVS-Gesture net": Case(lambda: conv_fc("DVSGestureNet"), 128, 2),
 }
 
@@ -225,7 +225,7 @@ def built(case):
         if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             nn.init.normal_(module.weight, std=math.sqrt(2.0 / module.weight[0].numel()))
             if module.bias is not None:
-                nn.init.normal_(module.bias, 0.3, 0.2)
+                nn.init.normal_(module.bias, 0.6, 0.3)
         elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.6, 1.6)
             nn.init.normal_(module.bias, 0.8, 0.4)
