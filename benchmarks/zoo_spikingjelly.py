@@ -44,7 +44,7 @@ class Difference(NamedTuple):
 
     Attributes:
         parameters: of theirs, and of ours.
-        neurons: how many there are, and of how many every spike is equal.
+        neurons: how many there are, in evaluation and in training, and of how many every spike is equal.
         silent: neurons that never fire, which compare nothing.
         evaluation: of the logits, running statistics used.
         training: of the logits, the batch's statistics used.
@@ -355,17 +355,24 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="the narrow networks alone")
     quick = parser.parse_args().quick
-    rows = []
-    for name, case in (NETS if quick else NETS | FULL).items():
-        found = compare(case)
-        if found.parameters[0] != found.parameters[1]:
-            raise AssertionError(f"{name}: theirs has {found.parameters[0]} parameters, ours {found.parameters[1]}")
-        figures = (found.evaluation, found.training, found.still, found.gradients, found.statistics)
-        equal = f"{found.neurons[1] // 2} of {found.neurons[0] // 2}"
-        rows.append((name, f"{found.parameters[0]:,}", equal, *(f"{figure:.0e}" for figure in figures)))
-        print(name, found, file=sys.stderr, flush=True)
     logits = ("logits, evaluation", "logits, training", "logits, still images")
-    table(("network", "parameters", "neurons with equal spikes", *logits, "gradients", "running statistics"), rows)
+    headings = ("network", "parameters", "neurons with equal spikes", *logits, "gradients", "running statistics")
+    table(headings, (row(name, case) for name, case in (NETS if quick else NETS | FULL).items()))
+
+
+def row(name, case):
+    """Return a row of the table.
+
+    Raises:
+        AssertionError: the networks have not as many parameters.
+    """
+    found = compare(case)
+    if found.parameters[0] != found.parameters[1]:
+        raise AssertionError(f"{name}: theirs has {found.parameters[0]} parameters, ours {found.parameters[1]}")
+    figures = (found.evaluation, found.training, found.still, found.gradients, found.statistics)
+    # each neuron once in evaluation and once in training
+    equal = f"{found.neurons[1] / 2:g} of {found.neurons[0] // 2}"
+    return name, f"{found.parameters[0]:,}", equal, *(f"{figure:.0e}" if figure else "0" for figure in figures)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,12 @@ def vgg_without_norm():
     return net
 
 
+def dropout_too_few():
+    net = narrow_vgg(1)
+    del net.classifier[5]
+    return net
+
+
 def tdbn():
     layer = theirs("layer")
     return layer.ThresholdDependentBatchNorm2d(alpha=1.0, v_th=1.0, num_features=8)
@@ -240,6 +246,11 @@ REFUSED = {
     "VGG's epsilon": (changed(lambda: narrow_vgg(1), "features.1", eps=1e-3), "features.1: eps must be 1e-05"),
     "a module too few": (without("fc"), "net has no module 'fc'"),
     "a module too many": (changed(small, "", aux=lambda: nn.Linear(2, 2)), "aux is a Linear, which a resnet does not"),
+    "another width": (
+        changed(small, "layer1.0", conv2=lambda: theirs("layer").Conv2d(8, 12, 3, 1, 1, bias=False)),
+        r"layer1.0.conv2.weight must have shape \(8, 8, 3, 3\), got \(12, 8, 3, 3\)",
+    ),
+    "a dropout too few": (dropout_too_few, "net lacks a module for 'hidden2.drop' of a vgg"),
     "joins that differ": (
         changed(lambda: sew("ADD"), "layer3.1", cnf="AND"),
         "layer3.1: cnf must be 'ADD' as that of layer1.0, got 'AND'",
