@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from sbp_core.costs import Cost
 from sbp_lab.results import Comparison, describe, write_bytes
 
 #: Okabe and Ito's colours: told apart by colour-blind readers, and in grey.
@@ -140,3 +141,37 @@ def _write(figure: Figure, path: Path) -> Path:
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return write_bytes(path, picture.getvalue())
+
+
+def draw_costs(costs: Sequence[Cost], title: str, path: Path) -> Path:
+    """Draw the operations of every layer with weights, and the firing rate of every neuron where there are data.
+
+    Args:
+        costs: of the layers, in order.
+        title: what it is of.
+        path: of the PNG.
+    """
+    weighs = [cost for cost in costs if cost.operations]
+    fires = [cost for cost in costs if cost.rate is not None]
+    figure = _figure(9.6, 7.4 if fires else 4.4)
+    panels = figure.subplots(2 if fires else 1, 1, squeeze=False)[:, 0]
+    places = range(len(weighs))
+    panels[0].bar(
+        places, [cost.operations for cost in weighs], color="#bbbbbb", label="multiply-accumulates of numbers"
+    )
+    if fires:
+        panels[0].bar(places, [cost.synaptic or 0.0 for cost in weighs], color="#0072b2", label="accumulates of spikes")
+        panels[0].legend(frameon=False, fontsize=8)
+    panels[0].set_ylabel("operations an image")
+    _names(panels[0], [cost.path for cost in weighs])
+    if fires:
+        panels[1].bar(range(len(fires)), [100.0 * (cost.rate or 0.0) for cost in fires], color="#e69f00")
+        panels[1].set_ylabel("firing rate, % of steps")
+        _names(panels[1], [cost.path for cost in fires])
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", color="#333333")
+    return _write(figure, path)
+
+
+def _names(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    axes.set_xlabel("layer, from the input to the output")

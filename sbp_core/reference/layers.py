@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -26,6 +27,13 @@ Back = Callable[[Float64], Float64]
 Run = tuple[Float64, Back]
 
 
+class Activity(NamedTuple):
+    """Of a layer's input: the share that is not 0, and whether all are whole numbers, as sums of spikes are."""
+
+    active: float
+    whole: bool
+
+
 class Tape:
     """What a pass through a network reads and leaves.
 
@@ -37,6 +45,8 @@ class Tape:
     Attributes:
         gradients: of each parameter, once the adjoints have run.
         outputs: of each layer by its path.
+        activity: of each layer's input by its path, where it ``counts``.
+        counts: whether that is asked for.
         margin: how far the pass stayed from every jump: of the step function, of a maximum between two, of a ReLU.
     """
 
@@ -44,6 +54,8 @@ class Tape:
         self.weights, self.training, self.smooth = weights, training, smooth
         self.gradients: dict[str, Float64] = {}
         self.outputs: dict[str, Float64] = {}
+        self.activity: dict[str, Activity] = {}
+        self.counts = False
         self.margin = math.inf
 
     def keep_off(self, distances: Float64) -> None:
@@ -68,6 +80,10 @@ def run(tape: Tape, layer: kinds.LayerSpec, path: str, x: Float64, space: int) -
     function = _COMPOSITES.get(type(layer)) or LAYERS.get(type(layer))
     if function is None:
         raise NotImplementedError(f"layer {path!r}: there is no oracle for the kind {layer.kind!r}")
+    if tape.counts:
+        tape.activity[path] = Activity(
+            float(np.count_nonzero(x)) / max(x.size, 1), bool(np.array_equal(x, np.round(x)))
+        )
     y, back = function(tape, layer, path, x, space)
     tape.outputs[path] = y
     return y, back

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sbp_core.backend import Batch, MomentumSGD, NetworkResult, ShortcutNetwork, TrainingResult
 from sbp_core.composition import sum_logits
 from sbp_core.reference import losses
-from sbp_core.reference.layers import Back, Float64, Tape, in_turn, run
+from sbp_core.reference.layers import Activity, Back, Float64, Tape, in_turn, run
 from sbp_core.specs.branches import branch_layers
 from sbp_core.specs.layers import Shape
 from sbp_core.specs.schedules import Schedule
@@ -46,6 +46,7 @@ class ReferenceNetwork:
         gradients: of each parameter, after :meth:`backward`.
         spikes: the output of each part that can be tapped, after :meth:`forward`.
         outputs: of each layer by its path, after :meth:`forward`.
+        counts: whether :attr:`activity` is asked for.
         margin: how far the last :meth:`forward` stayed from every jump.
     """
 
@@ -54,6 +55,7 @@ class ReferenceNetwork:
         self.spec = network.spec
         self.weights: dict[str, Float64] = {name: np.array(value, np.float64) for name, value in weights.items()}
         self.smooth = smooth
+        self.counts = False
         self.spikes: dict[str, Float64] = {}
         self._tape = Tape(self.weights, training=True)
         self._parts: list[tuple[str, Back]] = []
@@ -70,6 +72,11 @@ class ReferenceNetwork:
         return {path.removeprefix("main."): output for path, output in self._tape.outputs.items()}
 
     @property
+    def activity(self) -> dict[str, Activity]:
+        """Of each layer's input by its path, after :meth:`forward`, where it ``counts``."""
+        return {path.removeprefix("main."): found for path, found in self._tape.activity.items()}
+
+    @property
     def margin(self) -> float:
         """How far the last :meth:`forward` stayed from every jump."""
         return self._tape.margin
@@ -77,6 +84,7 @@ class ReferenceNetwork:
     def forward(self, images: Float64, *, training: bool) -> Logits:
         """Return the logits of still images, ``(batch, channels, height, width)``, or of frames, time before them."""
         self._tape = Tape(self.weights, training=training, smooth=self.smooth)
+        self._tape.counts = self.counts
         self._parts, self._heads, self.spikes = [], {}, {}
         x, available = images, self.spec.tap_channels
         shape = self.spec.input_shape()
