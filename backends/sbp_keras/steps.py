@@ -78,7 +78,7 @@ class _Convolution(_EachStep):
         return window
 
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        """Convolve; group by group where the backend has no gradient for groups."""
+        """Convolve; group by group where the backend has no gradient for groups on every device."""
         convolve = super().convolution_op
         if self.groups == 1 or native.convolves_groups():
             return convolve(inputs, kernel)
