@@ -161,9 +161,8 @@ def check_size(spec: NetworkSpec, size: tuple[int | None, ...], *, timed: bool) 
         raise ValueError(
             f"images must be event frames, with an axis of time: the {spec.kind} does not repeat still ones"
         )
-    if any(want not in (None, got) for want, got in zip(spec.image_size, size, strict=True) if got is not None):
-        raise ValueError(f"images must be of size {spec.image_size}, as the {spec.kind} says; got {size}")
-    spec.outline(size, timed=timed)
+    known = tuple(want if got is None else got for want, got in zip(spec.image_size, size, strict=True))
+    spec.outline(known, timed=timed)
 
 
 def check_floating(name: str, dtype: str) -> None:

@@ -332,7 +332,8 @@ def inspect(
         dataset = None if data is None else data_sets.load(validation.choice("data", data, data_sets.DATASETS))
         if dataset is not None:
             given |= {"num_classes": dataset.num_classes, "in_channels": dataset.channels}
-        spec = inspection.adapt(spec, width, None if dataset is None else dataset.size, **given)
+        shown = dataset.size if dataset is not None else None if size is None else (size, size)
+        spec = inspection.adapt(spec, width, shown, **given)
         rows = inspection.rows(spec, weights, dataset, size=size, images=images)
     Console().print(inspection.table(spec, rows))
     if out is not None:

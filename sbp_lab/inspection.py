@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ def open_network(name: str) -> tuple[NetworkSpec, dict[str, NDArray[np.floating]
     """
     if Path(name).is_file():
         return files.load_network(name)
+    if name not in networks.NETWORKS:
+        near = get_close_matches(name, networks.NETWORKS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"net must be a file of weights, or one of {', '.join(networks.NETWORKS)}; got {name!r}{hint}")
     return networks.build(name), None
 
 

@@ -58,6 +58,12 @@ class Tape:
         self.counts = False
         self.margin = math.inf
 
+    def count(self, path: str, *inputs: Float64) -> None:
+        """Take note of what goes into a layer, or into a join, if that is asked for."""
+        if self.counts:
+            active = sum(np.count_nonzero(x) for x in inputs) / sum(x.size for x in inputs)
+            self.activity[path] = Activity(float(active), all(np.array_equal(x, np.round(x)) for x in inputs))
+
     def keep_off(self, distances: Float64) -> None:
         """Take note of distances to a jump."""
         if distances.size:
@@ -80,10 +86,7 @@ def run(tape: Tape, layer: kinds.LayerSpec, path: str, x: Float64, space: int) -
     function = _COMPOSITES.get(type(layer)) or LAYERS.get(type(layer))
     if function is None:
         raise NotImplementedError(f"layer {path!r}: there is no oracle for the kind {layer.kind!r}")
-    if tape.counts:
-        tape.activity[path] = Activity(
-            float(np.count_nonzero(x)) / max(x.size, 1), bool(np.array_equal(x, np.round(x)))
-        )
+    tape.count(path, x)
     y, back = function(tape, layer, path, x, space)
     tape.outputs[path] = y
     return y, back
@@ -130,6 +133,7 @@ def _residual(tape: Tape, layer: Residual, path: str, x: Float64, space: int) ->
     if layer.shortcut is not None:
         identity, back_identity = run(tape, layer.shortcut, f"{path}.downsample", x, space)
     space = _left(layer.body, space)
+    tape.count(f"{path}.{layer.joined.kind}", identity, y)
     y, back_join = JOINS[type(layer.joined)](layer.joined, [identity, y], space)
     backs: list[Back] = []
     if layer.after is not None:
@@ -145,6 +149,7 @@ def _residual(tape: Tape, layer: Residual, path: str, x: Float64, space: int) ->
 
 def _parallel(tape: Tape, layer: Parallel, path: str, x: Float64, space: int) -> Run:
     runs = [run(tape, part, f"{path}.{name}" if path else name, x, space) for name, part in layer.paths]
+    tape.count(f"{path}.{layer.joined.kind}", *(end for end, _ in runs))
     y, back_join = JOINS[type(layer.joined)](layer.joined, [end for end, _ in runs], _left(layer.paths[0][1], space))
 
     def back(a: Float64) -> Float64:

@@ -40,7 +40,7 @@ def _resnet(net: nn.Module, time_steps: int, size: object) -> Found:
 def _sew_resnet(net: nn.Module, time_steps: int, size: object) -> Found:
     fields = _residual_fields(net, time_steps, "conv1", "bn1", "sn1", "fc")
     join = alike(net, [path for path, _ in _blocks(net)], "cnf")
-    return Found(SEWResNetSpec(join=str(join).lower(), **fields), _residual_places(net))
+    return Found(SEWResNetSpec(**(fields | {"join": str(join).lower()})), _residual_places(net))
 
 
 def _ms_resnet(net: nn.Module, time_steps: int, size: object) -> Found:

@@ -93,7 +93,13 @@ class NetworkSpec(Spec, abstract=True):
         return any(isinstance(found.layer, Repeat) for found in placed)
 
     def input_shape(self, size: tuple[int | None, ...] | None = None, *, timed: bool = False) -> Shape:
-        """Return the shape of a still image, or of event frames, of the given size."""
+        """Return the shape of a still image, or of event frames, of the given size.
+
+        Raises:
+            ValueError: another size than the spec's.
+        """
+        if size is not None and any(want not in (None, got) for want, got in zip(self.image_size, size, strict=True)):
+            raise ValueError(f"images must be of size {self.image_size}, as the {self.kind} says; got {size}")
         return Shape(self.in_channels, self.image_size if size is None else size, timed)
 
     def outline(self, size: tuple[int | None, ...] | None = None, *, timed: bool | None = None) -> list[Placed]:
