@@ -1,4 +1,4 @@
-"""JAX under the contract: operation by operation, under jax.jit, and under jax.vmap of the gradient within it."""
+"""JAX under the contract: as it is called without jax.jit, under it, and under jax.vmap of the gradient within it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,17 @@ from sbp_jax.spike import spike
 from sbp_jax.weights import export_weights, import_weights
 
 
+# Operations on so many elements at most run one by one in loops too: they share what is compiled of them, while a loop
+# is compiled anew for each neuron, which costs more than a short loop's operations and less than a long one's.
+_FEW = 256
+
+
 class JaxEngine:
-    """Arrays and ``jax.vjp``; eager runs loops operation by operation too (``jax.disable_jit``)."""
+    """Arrays and ``jax.vjp``.
+
+    "eager" is what a user gets who calls no ``jax.jit``: operation by operation, but for loops, which :func:`lif`
+    compiles. On small arrays nothing at all is compiled as a whole (``jax.disable_jit``).
+    """
 
     name: str = "jax"
     versions: Mapping[str, str] = {"jax": jax.__version__, "flax": flax.__version__, "optax": optax.__version__}
@@ -60,19 +69,14 @@ class JaxEngine:
             return outputs, pull(cotangents)
 
         run = self.run(jax.vmap(both) if mode == "vmapped" else both, mode)
-        found: tuple[Any, Any] = run(list(inputs), list(cotangents))
+        few = sum(array.size for array in inputs) <= _FEW
+        with jax.disable_jit() if mode == "eager" and few else contextlib.nullcontext():
+            found: tuple[Any, Any] = run(list(inputs), list(cotangents))
         return found
 
     def run(self, function: Callable[..., Any], mode: Mode) -> Callable[..., Any]:
-        """Return the function, without any compilation in it, or what compiles it."""
-        if mode != "eager":
-            return jax.jit(function)
-
-        def plain(*arguments: Any) -> Any:
-            with jax.disable_jit():
-                return function(*arguments)
-
-        return plain
+        """Return the function, or what compiles it."""
+        return function if mode == "eager" else jax.jit(function)
 
     def spike(self, x: jax.Array, surrogate: Surrogate, *, inclusive: bool) -> jax.Array:
         """Fire."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, cast
 
 import numpy as np
 
 from sbp_core.backend import (
+    DECLARATIONS,
     PARTS,
     Array,
     Backend,
@@ -48,24 +50,47 @@ _FOLLOWS: dict[type, tuple[str, ...]] = {
     RunsFunctions: ("schedule",),
     BuildsNetworks: ("network", "training"),
 }
+# two letters swapped in a short name are as near as that
+_NEAR = 0.8
+_OF_EVERY_ENGINE = ("array", "numpy", "vjp")
+_OF_ENGINES = (*_OF_EVERY_ENGINE, "spike", "neuron", "loss", "run", "network", "layout", "precision")
 
 
 def as_backend(found: Declared) -> Backend:
     """Return ``found`` if it is a backend, and the backend of an engine.
 
     Raises:
-        TypeError: it offers nothing.
+        TypeError: it offers nothing, or lacks a member and has another nearly of its name.
 
     Example:
         >>> from sbp_core.reference.backend import make_backend
         >>> as_backend(make_backend()).name
         'reference'
     """
+    refuse_misspelt(found)
     backend = Harness(found) if isinstance(found, Engine) else found
     if not any(callable(getattr(backend, part, None)) for part in PARTS):
         wanted = "spike, neuron, loss, run or network" if isinstance(found, Engine) else ", ".join(PARTS)
         raise TypeError(f"it offers nothing: it has no {wanted}; see sbp_core.backend")
     return cast(Backend, backend)
+
+
+def refuse_misspelt(found: Declared) -> None:
+    """Refuse a backend or an engine that seems to have meant a member that it lacks: most may be left out.
+
+    Raises:
+        TypeError: it has no ``neuron``, but ``nueron``.
+    """
+    is_engine = any(hasattr(found, member) for member in _OF_EVERY_ENGINE)
+    members = _OF_ENGINES if is_engine else PARTS
+    public = [name for name in dir(found) if not name.startswith("_") and name not in (*members, *DECLARATIONS)]
+    told = [
+        f"it has {near[0]!r} and no {member!r}: is that meant? A name of its own may begin with an underscore"
+        for member in members
+        if not hasattr(found, member) and (near := get_close_matches(member, public, n=1, cutoff=_NEAR))
+    ]
+    if told:
+        raise TypeError("; ".join(told))
 
 
 class Harness:

@@ -78,6 +78,9 @@ PLUGIN = """
         def spike(self, *arguments, **given):
             return ReferenceBackend().spike(*arguments, **given)
 
+    class Misspelt(Started):
+        nueron = Started.spike
+
     class One(ReferenceBackend):
         modes, dtypes, loss = ("eager",), ("float64", "float32"), None
 
@@ -149,7 +152,7 @@ def test_a_failure_is_named_with_its_seed_and_the_command_that_repeats_it(suite)
 
 
 def test_backends_that_break_are_named_and_the_run_goes_on(suite):
-    names = ["broken", "leaves", "dies", "incomplete", "asks", "odd", "none", "Unversioned"]
+    names = ["broken", "leaves", "dies", "incomplete", "asks", "odd", "none", "Unversioned", "Misspelt"]
     done = suite(
         *(word for name in names for word in ("--backend", f"plugin:{name}")),
         "--backend",
@@ -171,6 +174,7 @@ def test_backends_that_break_are_named_and_the_run_goes_on(suite):
         "plugin:odd: failed to load: TypeError: dtypes must hold 'float64', 'float32', 'bfloat16', 'float16'; got",
         "plugin:none: failed to load: ValueError: backend 'plugin:none': module 'plugin' has no 'none'",
         "plugin:Unversioned: failed to load: TypeError: versions must be a mapping of package to version, got None",
+        "plugin:Misspelt: failed to load: TypeError: it has 'nueron' and no 'neuron': is that meant?",
         "abacus: failed to load: ValueError: backend must be one of",
         "plugn:Poor: failed to load: ValueError: backend 'plugn:Poor': there is no module 'plugn'",
     ):

@@ -54,6 +54,29 @@ def test_an_engine_that_offers_nothing_is_refused():
         as_backend(engine())
 
 
+@pytest.mark.parametrize(
+    ("found", "wrong", "right"),
+    [
+        (engine(spike=print, nueron=print), "nueron", "neuron"),
+        (engine(spike=print, percision=print), "percision", "precision"),
+        (engine(loss=print, networks=print), "networks", "network"),
+        (types.SimpleNamespace(name="a", neuron=print, vjp=print, array=print, nunpy=print), "nunpy", "numpy"),
+        (types.SimpleNamespace(name="a", neuron=print, shedule=print), "shedule", "schedule"),
+        (types.SimpleNamespace(name="a", neuron=print, network=print, trainning=print), "trainning", "training"),
+    ],
+)
+def test_a_misspelt_member_is_an_error_that_says_what_is_meant(found, wrong, right):
+    with pytest.raises(TypeError, match=f"it has '{wrong}' and no '{right}': is that meant?"):
+        as_backend(found)
+
+
+def test_other_names_are_no_misspellings():
+    # a member that is there may have a helper of nearly its name; so may one that is not, in private
+    given = {"neuron": print, "neurons": (), "_network": print, "device": "cpu", "close": print, "train": print}
+    as_backend(engine(**given))
+    as_backend(types.SimpleNamespace(name="a", **given))
+
+
 def test_a_backend_stays_what_it_is():
     backend = ReferenceBackend()
     assert as_backend(backend) is backend

@@ -112,6 +112,7 @@ def _neurons() -> list[SequenceCase]:
             7018,
             _neuron(plain),
             [_neuron(plain, 7019, (6, 3, 2)), _neuron(plain, 7020, (2, 1, 7)), _neuron(plain, 7021, (4, 6))],
+            dtypes=("float32",),
         ),
         _between(
             "neuron-structure",
@@ -192,6 +193,7 @@ def _others() -> list[SequenceCase]:
                 loss(7058, distilled.replace(label_smoothing=0.125), 0.75),
                 loss(7059, distilled, 0.75, shape=(5, 6)),
             ],
+            dtypes=("float64",),
         ),
         _between(
             "schedule",

@@ -204,8 +204,8 @@ def _sizes() -> list[LossCase]:
                 coefficient=0.7,
                 shape=shape,
                 time_steps=steps,
-                # a framework that compiles each operation does so for each size: one dtype each
-                dtypes=(FULL[index % 2],),
+                # a framework that compiles each operation does so for each size and dtype: a dtype each
+                dtypes=(FULL[index // len(specs) % 2],),
                 tolerances=tolerances(_ROUNDINGS) | {"float32": Tolerance(value=3e-6, gradient=1e-5)},
             )
         )

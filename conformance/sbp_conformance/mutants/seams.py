@@ -31,11 +31,13 @@ class Adapter:
             through a stand-in of what comes before the dot.
         operations: returns what the framework offers.
         left_out: levels whose mutants are not planted here.
+        forget: drops what the adapter compiled of its parts as they were.
     """
 
     seams: dict[str, tuple[str, ...]]
     operations: Callable[[], Operations]
     left_out: tuple[str, ...] = ()
+    forget: Callable[[], None] = lambda: None
 
 
 def _torch() -> Operations:
@@ -59,6 +61,12 @@ def _jax() -> Operations:
         reverse=lambda x: jnp.flip(x, 0),
         cast=lambda x, dtype: x.astype(dtype),
     )
+
+
+def _forget_jax() -> None:
+    from sbp_jax import neuron
+
+    neuron._run.clear_cache()
 
 
 def _tensorflow() -> Operations:
@@ -92,6 +100,7 @@ ADAPTERS: dict[str, Adapter] = {
         _jax,
         # operation by operation, JAX takes seconds for a network: the others stand for it
         left_out=("network", "training"),
+        forget=_forget_jax,
     ),
     "tf": Adapter(
         {
@@ -140,8 +149,10 @@ def planted(mutant: Mutant, name: str, backend: Backend) -> Iterator[Backend]:
         yield _Broken(backend, mutant.seam, mutant.change(getattr(backend, mutant.seam), operations))
         return
     with contextlib.ExitStack() as stack:
+        stack.callback(adapter.forget)  # first in, last out: once the parts are back
         for place in SHARED.get(mutant.seam) or adapter.seams[mutant.seam]:
             stack.enter_context(_replaced(place, lambda right: mutant.change(right, operations)))
+        adapter.forget()
         yield backend
 
 
