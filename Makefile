@@ -109,8 +109,8 @@ $(OTHERS)/installed: tests/others/requirements.txt
 	touch $@
 
 # every PyTorch network also in two processes
-matrix-peers: $(PEERS)/installed
-	$(BENCH)/attach_matrix.py
+matrix-peers: wheel
+	SBP_TEST_EVERY_NETWORK=1 PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests/torch/test_torch_matrix.py
 
 bench: $(PEERS)/installed
 	$(REUSE) $(BENCH)/neuron_cpu.py --rounds 31

@@ -27,7 +27,6 @@ from sbp_jax.shortcut import Shortcut
 from sbp_jax.spike import spike
 from sbp_jax.weights import export_weights, import_weights
 
-
 # Operations on so many elements at most run one by one in loops too: they share what is compiled of them, while a loop
 # is compiled anew for each neuron, which costs more than a short loop's operations and less than a long one's.
 _FEW = 256

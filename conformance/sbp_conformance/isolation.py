@@ -113,11 +113,11 @@ def run_isolated(
     stop = threading.Event()
 
     def run(name: str) -> Gathered:
-        found = _run_one(name, selection, limits, stop)
+        found = _run_one(name, selection, limits, stop, _shared(Path(compiled)))
         report(found.run)
         return found
 
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with tempfile.TemporaryDirectory(prefix="sbp-compiled-") as compiled, ThreadPoolExecutor(max_workers=jobs) as pool:
         try:
             return list(pool.map(run, names))
         except BaseException:  # Ctrl-C: the processes have a session of their own and do not hear it
@@ -130,12 +130,26 @@ def child_environment(name: str) -> dict[str, str]:
     return _QUIET | os.environ | environment(name)
 
 
-def _run_one(name: str, selection: Selection, limits: Limits, stop: threading.Event) -> Gathered:
+def _shared(folder: Path) -> dict[str, str]:
+    """Return the environment variables by which JAX keeps what it compiles, which is most of its time.
+
+    Two backends on JAX compile many of the same operations. A folder that the caller has set is left to be.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+def _run_one(
+    name: str, selection: Selection, limits: Limits, stop: threading.Event, settings: dict[str, str]
+) -> Gathered:
     start = time.perf_counter()
     gathered, crashes = Gathered(run=BackendRun(backend=name)), 0
     while not stop.is_set():
         left = limits.backend - (time.perf_counter() - start)
-        ended = _one_process(name, selection, gathered, replace(limits, backend=left), stop)
+        ended = _one_process(name, selection, gathered, replace(limits, backend=left), stop, settings)
         if ended is None:
             break
         status, how = ended
@@ -153,7 +167,12 @@ def _run_one(name: str, selection: Selection, limits: Limits, stop: threading.Ev
 
 
 def _one_process(
-    name: str, selection: Selection, gathered: Gathered, limits: Limits, stop: threading.Event
+    name: str,
+    selection: Selection,
+    gathered: Gathered,
+    limits: Limits,
+    stop: threading.Event,
+    settings: dict[str, str],
 ) -> tuple[Status, str] | None:
     """Run what is left in one process; return how it broke off, None if it came to its end."""
     declined = [check for lack in gathered.run.not_offered if lack.kind == "declined" for check in lack.checks]
@@ -168,7 +187,7 @@ def _one_process(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=child_environment(name),
+            env=settings | child_environment(name),
             start_new_session=True,
         )
         stack.callback(_end, process)

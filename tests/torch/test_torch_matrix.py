@@ -1,41 +1,31 @@
-"""What a Shortcut is attached to, against the ways it is run: the cells of benchmarks/attach_matrix.py."""
+"""What a Shortcut is attached to, against the ways it is run: a test for each cell of the table."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # processes that it starts import it by name
+sys.path.insert(0, str(Path(__file__).parent))  # processes that the modes start import them by name
 
-import attach_matrix
+from matrix_modes import MODES, Case
+from matrix_nets import ATTACHED, installed
 
-PROCESSES = {"DDP", "FSDP2"}
+# two processes take seconds to start: one network stands for all, unless all are asked for (make matrix-peers)
+STANDS_FOR_ALL, EVERY_NETWORK = "sbp ResNet", "SBP_TEST_EVERY_NETWORK" in os.environ
 CELLS = [
-    (net, mode)
-    for net in attach_matrix.ATTACHED
-    for mode in attach_matrix.MODES
-    if mode not in PROCESSES or net == "sbp ResNet"  # two processes take seconds to start; the script runs them all
+    pytest.param(net, mode, id=f"{net}-{mode}", marks=pytest.mark.matrix(net, "PyTorch", mode))
+    for net in ATTACHED
+    for mode in MODES
+    if mode not in ("DDP", "FSDP2") or net == STANDS_FOR_ALL or EVERY_NETWORK
 ]
 
 
-@pytest.mark.parametrize(
-    ("net", "mode"),
-    [pytest.param(*cell, id="-".join(cell), marks=pytest.mark.matrix(cell[0], "PyTorch", cell[1])) for cell in CELLS],
-)
+@pytest.mark.parametrize(("net", "mode"), CELLS)
 def test_a_shortcut_does_what_it_says(net, mode, matrix_says):
-    entry = attach_matrix.ATTACHED[net]
-    if not attach_matrix.installed(entry):
+    entry = ATTACHED[net]
+    if not installed(entry):
         pytest.skip(f"{entry.package} is not installed: its requirements conflict with those of the tests")
     torch.compiler.reset()
-    matrix_says(attach_matrix.MODES[mode](attach_matrix.Case(entry)) or "ok")
-
-
-def test_a_cell_that_fails_says_so(monkeypatch):
-    def wrong(case):
-        attach_matrix.close(torch.ones(1), torch.zeros(1))
-
-    monkeypatch.setitem(attach_matrix.MODES, "wrong", wrong)
-    entry = attach_matrix.ATTACHED["ANN ResNet"]
-    assert attach_matrix.cell(entry, "wrong").startswith("AssertionError: Tensor-likes are not close")
-    assert attach_matrix.cell(entry, "stripped") == "ok"
+    matrix_says(MODES[mode](Case(entry)) or "ok")

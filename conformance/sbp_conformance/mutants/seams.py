@@ -66,7 +66,7 @@ def _jax() -> Operations:
 def _forget_jax() -> None:
     from sbp_jax import neuron
 
-    neuron._run.clear_cache()
+    neuron._run.clear_cache()  # type: ignore[attr-defined]
 
 
 def _tensorflow() -> Operations:

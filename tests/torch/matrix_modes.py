@@ -1,22 +1,18 @@
-"""What a Shortcut is attached to, against the ways it is run, as a table from real runs, on the CPU.
+"""The ways in which the matrix runs a network with a Shortcut, on the CPU.
 
-python benchmarks/attach_matrix.py [--out attach_torch.json]
-
-Each cell runs a small network and compares what came out with a way that does not use the thing under test: branches
+Each runs a small network and compares what came out with a way that does not use the thing under test: branches
 worked out in NumPy from what the user's own hooks saw, an eager copy, one process with the whole batch.
 """
 
-import argparse
 import copy
 import io
 import os
 import tempfile
-from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
-from attach_nets import ATTACHED, BATCH, CLASSES, STEPS, installed
-from record import write
+from matrix_nets import ATTACHED, BATCH, CLASSES, STEPS
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.functional import cross_entropy
@@ -64,11 +60,6 @@ def close(found, expected, **tolerances):
     torch.testing.assert_close(found, expected, **({"rtol": 1e-4, "atol": 1e-6} | tolerances))
 
 
-def require(condition, message):
-    if not condition:
-        raise AssertionError(message)
-
-
 def trained(case, model=None):
     """Run forward and backward; return logits and gradients."""
     model = case.model if model is None else model
@@ -93,14 +84,14 @@ def eager(case):
         if options.get("channels") == "last":
             x = np.moveaxis(x, -1, 2)
         features = x.reshape(*x.shape[:3], -1).mean(3)
-        require(np.ptp(features) > 1e-3, f"nothing to read at {tap}")
+        assert np.ptp(features) > 1e-3, f"nothing to read at {tap}"
         if main.ndim == 2:
             features = features.mean(0)
         branch = case.model.branches[tap.replace(".", "/")]
         total = total + features @ branch.weight.detach().numpy().T + branch.bias.detach().numpy()
     close(case.logits(case.model), main + 0.25 * torch.tensor(total))
     _, found = trained(case)
-    require(len(found) == len(list(case.model.parameters())), "a parameter has no gradient")
+    assert len(found) == len(list(case.model.parameters())), "a parameter has no gradient"
 
 
 def compiled(case):
@@ -118,7 +109,7 @@ def compiled(case):
             close(gradient, expected[1][name.removeprefix("_orig_mod.")])
         if coefficient == previous:
             frames = counter.frame_count
-    require(counter.frame_count == frames, f"recompiled: {frames} frames became {counter.frame_count}")
+    assert counter.frame_count == frames, f"recompiled: {frames} frames became {counter.frame_count}"
 
 
 def compiled_before(case):
@@ -141,10 +132,10 @@ def exported(case):
     model = case.wrap(case.net)
     trained(case, model)
     before, after = (torch.export.export(net.eval(), (case.images,)) for net in (twin, model.strip()))
-    require(before.graph_module.code == after.graph_module.code, "another graph")
-    require(set(before.state_dict) == set(after.state_dict), "other parameters")
+    assert before.graph_module.code == after.graph_module.code, "another graph"
+    assert set(before.state_dict) == set(after.state_dict), "other parameters"
     found, expected = (case.entry.logits(program.module()(case.images)) for program in (after, before))
-    require(torch.equal(found, expected), "another output")
+    assert torch.equal(found, expected), "another output"
 
 
 def autocast(dtype):
@@ -161,9 +152,9 @@ def autocast(dtype):
         scaler.step(optimizer)
         scaler.update()
         after = list(case.model.parameters())
-        require(all(bool(torch.isfinite(parameter).all()) for parameter in after), "not finite")
+        assert all(bool(torch.isfinite(parameter).all()) for parameter in after), "not finite"
         moved = [not torch.equal(old, new) for old, new in zip(before, after, strict=True)]
-        require(all(moved[-2 * len(case.entry.taps) :]), "a branch did not move")
+        assert all(moved[-2 * len(case.entry.taps) :]), "a branch did not move"
 
     return run
 
@@ -178,8 +169,8 @@ def copied(case):
         twins.append(torch.load(buffer, weights_only=False))
     for twin in twins:
         found = trained(case, twin)
-        require(torch.equal(found[0], expected[0]), "a copy gives something else")
-        require(all(torch.equal(found[1][name], expected[1][name]) for name in expected[1]), "other gradients")
+        assert torch.equal(found[0], expected[0]), "a copy gives something else"
+        assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1]), "other gradients"
     return None if case.entry.picklable else "ok, their net cannot be pickled"
 
 
@@ -239,7 +230,7 @@ def sync_batch_norm(case):
     if not norms:
         return "no batch norm"
     converted = sum(isinstance(module, nn.BatchNorm2d) for module in without.modules())
-    require(found == converted, f"{found} of {converted} converted")
+    assert found == converted, f"{found} of {converted} converted"
     alone = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(without))
     if case.entry.package != "torch" and not torch.allclose(
         case.logits(alone), case.logits(copy.deepcopy(without)), rtol=1e-4, atol=1e-6
@@ -281,10 +272,10 @@ def resumed(case):
     for part, state in zip(second, torch.load(file, weights_only=True), strict=True):
         part.load_state_dict(state)
     steps(second, images[2:])
-    require(second[0].coefficient.item() == np.float32(0.1), "another coefficient")
+    assert second[0].coefficient.item() == np.float32(0.1), "another coefficient"
     for name, tensor in whole[0].state_dict().items():
-        require(torch.equal(second[0].state_dict()[name], tensor), f"{name} differs")
-    require(set(whole[0].main.state_dict()) == set(case.entry.make().state_dict()), "not the network's own names")
+        assert torch.equal(second[0].state_dict()[name], tensor), f"{name} differs"
+    assert set(whole[0].main.state_dict()) == set(case.entry.make().state_dict()), "not the network's own names"
 
 
 def stripped(case):
@@ -293,11 +284,11 @@ def stripped(case):
     for tap in case.entry.taps:
         twin.get_submodule(tap)._forward_hooks.clear()
     expected = case.logits(twin)
-    require(torch.equal(case.logits(case.model), expected), "evaluation differs")
+    assert torch.equal(case.logits(case.model), expected), "evaluation differs"
     net = case.model.strip()
-    require(net is case.net, "another object")
-    require(not any(module._forward_hooks for module in net.modules()), "a hook is left")
-    require(torch.equal(case.logits(net), expected), "the stripped network differs")
+    assert net is case.net, "another object"
+    assert not any(module._forward_hooks for module in net.modules()), "a hook is left"
+    assert torch.equal(case.logits(net), expected), "the stripped network differs"
 
 
 def distributed(kind):
@@ -334,11 +325,8 @@ def _compare(rank, kind, name):
         mesh = init_device_mesh("cpu", (2,))
         net = fully_shard(copy.deepcopy(case.net), mesh=mesh)
         half = sbp_torch.Shortcut(net, case.entry.taps, CLASSES, **case.entry.options)
-        try:
+        with pytest.raises(RuntimeError, match="call fully_shard on the Shortcut too"):
             half(case.images)
-            raise AssertionError("branches whose gradients are not shared were let through")
-        except RuntimeError as error:
-            require("call fully_shard on the Shortcut too" in str(error), str(error))
         model = fully_shard(case.model, mesh=mesh)
     for coefficient in (0.0, 0.25, 0.0, 0.0):
         for shortcut in (case.model, reference):
@@ -368,40 +356,3 @@ MODES = {
     "DDP": distributed("ddp"),
     "FSDP2": distributed("fsdp2"),
 }
-
-
-def cell(entry, mode):
-    """Run one cell; return what the table says."""
-    if not installed(entry):
-        return f"no {entry.package}"
-    torch.compiler.reset()
-    try:
-        return MODES[mode](Case(entry)) or "ok"
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        # what went wrong in another process comes last
-        line = lines[-1] if isinstance(error, torch.multiprocessing.ProcessRaisedException) else lines[0]
-        return f"{type(error).__name__}: {line[:200]}"
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mode", action="append", choices=MODES, help="only these")
-    parser.add_argument("--net", action="append", choices=ATTACHED, help="only these")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    modes = arguments.mode or list(MODES)
-    table, notes = {}, []
-    print("| | " + " | ".join(modes) + " |\n|" + "---|" * (len(modes) + 1))
-    for name in arguments.net or ATTACHED:
-        table[name] = {mode: cell(ATTACHED[name], mode) for mode in modes}
-        short = {mode: text if len(text) < 40 else "FAILS" for mode, text in table[name].items()}
-        notes += [f"{name}, {mode}: {text}" for mode, text in table[name].items() if short[mode] == "FAILS"]
-        print(f"| {name} | " + " | ".join(short.values()) + " |", flush=True)
-    print("\n".join(["", *notes]) if notes else "")
-    if arguments.out:
-        write(arguments.out, {"torch": torch.__version__, "cells": table})
-
-
-if __name__ == "__main__":
-    main()
