@@ -46,19 +46,20 @@ def surrogates() -> st.SearchStrategy[Surrogate]:
 @st.composite
 def neuron_specs(draw: st.DrawFn) -> LIFSpec:
     """Return spiking neurons: every reset, timing, delay, detachment, synapse, gain, level and surrogate."""
+    learnt = draw(st.booleans())
     fields: dict[str, Any] = {
         "reset": draw(st.sampled_from(("hard", "soft", "none"))),
         "reset_timing": draw(st.sampled_from(("now", "next"))),
         "output_delay": draw(st.sampled_from((0, 1))),
         "detach_reset": draw(st.booleans()),
         "inclusive": draw(st.booleans()),
-        "learn_decay": draw(st.booleans()),
+        "learn_decay": learnt,
         "synaptic_decay": draw(st.none() | _decimals(0.0, 0.9)),
-        "decay": draw(_decimals(0.05, 0.95)),
-        "input_gain": draw(st.just("complement") | _decimals(0.25, 2.0)),
-        "threshold": draw(_decimals(0.5, 2.0)),
-        "rest": draw(_decimals(-0.5, 0.4)),
-        "reset_value": draw(_decimals(-0.5, 0.4)),
+        "decay": draw(_decimals(0.05, 0.95) if learnt else _decimals(0.0, 1.0)),
+        "input_gain": draw(st.just("complement") | _decimals(-1.0, 3.0)),
+        "threshold": draw(_decimals(0.1, 3.0)),
+        "rest": draw(_decimals(-0.7, 0.7)),
+        "reset_value": draw(_decimals(-1.0, 1.0)),
         "surrogate": draw(surrogates()),
     }
     return LIFSpec(**fields)

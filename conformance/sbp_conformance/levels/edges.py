@@ -4,6 +4,7 @@
 - ``single-step``: one time step, in every dtype, on exact ties.
 - ``huge``, ``tiny``: potentials near the ends of a dtype's range. A surrogate's tail underflows to 0 there: it must not
   become NaN on the way (infinity times 0), and tiny potentials keep their full relative precision.
+- ``huge-cotangent``: gradients near the ends of the range, which nothing clips.
 - ``layout``: inputs that are views: channels last, every other element, reversed, Fortran order, one step repeated
   without copies. The result is that of a contiguous copy, bit for bit in the spikes, and the input is left as it was.
   The arrays are wide enough that a backend which picks a faster kernel for large inputs does so here.
@@ -98,6 +99,18 @@ class ScaledCase(UnguardedCase):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HugeCotangentCase(TieCase):
+    """Cotangents of a large magnitude."""
+
+    level: ClassVar[str] = "edges"
+
+    def inputs(self, dtype: str) -> NeuronInputs:
+        """Return what goes in."""
+        given = super().inputs(dtype)
+        return given._replace(output_cotangent=representable(given.output_cotangent * HUGE[dtype], dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
 class NonFiniteCase(NeuronCase):
     """A neuron of which one input is not finite.
 
@@ -158,6 +171,29 @@ class LayoutCase(TieCase):
             view(given.output_cotangent),
             each_part(part, given.state_cotangent),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeLayoutCase(SurrogateCase):
+    """A surrogate at points that lie in memory in another order."""
+
+    level: ClassVar[str] = "edges"
+
+    def points(self, dtype: str) -> Float64:
+        """Return them, two columns in Fortran order."""
+        return np.asfortranarray(super().points(dtype).reshape(-1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossLayoutCase(LossCase):
+    """A loss of logits that lie in memory in another order."""
+
+    level: ClassVar[str] = "edges"
+
+    def inputs(self, dtype: str) -> tuple[Float64, list[Float64], NDArray[np.int64]]:
+        """Return logits in Fortran order and every second label."""
+        main, branches, labels = super().inputs(dtype)
+        return np.asfortranarray(main), [*map(np.asfortranarray, branches)], np.repeat(labels, 2)[::2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +281,15 @@ def _magnitudes() -> list[Case]:
         "soft-rectangle": LIFSpec(reset="soft", surrogate=Rectangle()),
         "readout": LIFSpec.leaky_integrator(decay=0.5),
     }
-    return [
+    cotangent = HugeCotangentCase(
+        name="edges-huge-cotangent",
+        seed=5016,
+        spec=LIFSpec(surrogate=ArcTan()),
+        shape=(4, 2, 3),
+        bits=2,
+        tolerances=_exact(),
+    )
+    return [cotangent] + [
         ScaledCase(
             name=f"edges-{name}-{magnitude}",
             seed=5010 + index,
@@ -262,11 +306,24 @@ def _magnitudes() -> list[Case]:
 
 def _layouts() -> list[Case]:
     spec = LIFSpec(surrogate=Triangle())
-    return [
+    spike = SpikeLayoutCase(
+        name="edges-layout-spike", seed=5026, surrogate=ArcTan(), dtypes=FULL, tolerances=tolerances(_ROUNDINGS)
+    )
+    loss = LossLayoutCase(
+        name="edges-layout-loss",
+        seed=5027,
+        spec=LossSpec(),
+        branches=2,
+        coefficient=0.75,
+        dtypes=FULL,
+        tolerances=tolerances(_ROUNDINGS),
+    )
+    return [spike, loss] + [
         LayoutCase(
             name=f"edges-layout-{layout}",
             seed=5020 + index,
-            spec=spec,
+            # on exact ties of wide inputs both comparisons are told apart
+            spec=spec.replace(inclusive=index % 2 == 1),
             shape=(4, 2, 4, 32, 33),
             bits=7,
             layout=layout,

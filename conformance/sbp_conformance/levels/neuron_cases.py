@@ -123,12 +123,17 @@ RANGES: dict[str, tuple[tuple[int, ...], LIFSpec, float | None]] = {
     "one-neuron": ((4, 2, 1), LIFSpec(learn_decay=True, surrogate=ArcTan()), 0.4),
     "two-axes-of-one": ((3, 1), LIFSpec(reset_timing="next", surrogate=ArcTan()), None),
     "six-axes": ((3, 2, 1, 2, 1, 2), LIFSpec(reset="soft", surrogate=ArcTan()), None),
+    "all-small": ((4, 2, 3), LIFSpec(decay=0.04, input_gain=0.03, threshold=0.06, surrogate=ArcTan()), None),
+    "one-sample-with-a-state": ((4, 1, 3), LIFSpec(decay=0.8, surrogate=ArcTan()), None),
+    "all-large": ((4, 2, 3), LIFSpec(decay=0.97, input_gain=3.2, threshold=4.3, surrogate=Gaussian(width=3.0)), None),
 }
 
 # elements on the far side of 2^12, 2^15 and 2^16, short and long, tails after blocks of any size
 WIDE_SHAPES = ((4, 2, 8513), (3, 5, 641), (7, 2, 37, 11, 13), (130, 3, 263))
 WIDE_FACTORS: dict[str, tuple[Any, ...]] = STRUCTURE | {
     "decay": (0.9, "learnt"),
+    "input_gain": (1.0, 0.7, "complement"),
+    "threshold": (1.0, 0.65),
     "with_state": (False, True),
     "shape": WIDE_SHAPES,
 }
@@ -218,7 +223,10 @@ def _ranges() -> list[NeuronCase]:
 def _wide() -> list[NeuronCase]:
     # smooth surrogates: their formulas cost most, and no draw of thousands keeps off many jumps for long
     surrogates = itertools.cycle((ArcTan(), Rectangle(width=1.7), Sigmoid(), Triangle()))
+    readout = LIFSpec.leaky_integrator(decay=0.9, synaptic_decay=0.4, rest=0.2, input_gain=0.7)
     return [
+        _case("wide-readout", 2990, readout, WIDE_SHAPES[0], kind=WideCase, dtypes=("float32",), with_state=True)
+    ] + [
         _of_row(
             f"wide-{index:02d}",
             2900 + index,
@@ -236,6 +244,7 @@ def _long() -> list[NeuronCase]:
     return [
         _case("long-100-steps", 2500, spec, (100, 2, 3), with_state=True),
         _case("long-257-steps", 2501, soft, (257, 1, 2), dtypes=("float64",)),
+        _case("long-131-steps-delayed", 2502, soft.replace(output_delay=1), (131, 2, 3), dtypes=("float32",)),
     ]
 
 

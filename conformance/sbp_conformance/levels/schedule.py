@@ -122,6 +122,9 @@ _MORE: dict[str, tuple[Schedule, tuple[int, ...], tuple[int, ...]]] = {
     "exponential-below-0": (ExponentialSchedule(initial=-3.0, ratio=1e-4, total_steps=11), (0, 1, 4, 11), ()),
     "constant-below-0": (Constant(value=-1.7, total_steps=5), (0, 3, 9), ()),
     "constant-small": (Constant(value=7e-6, total_steps=5), (0, 3, 9), ()),
+    "step-that-stays": (Step(initial=0.6, factor=1.0, milestones=(0.5,), total_steps=10), (0, 5, 6, 10), ()),
+    "cosine-from-0": (Cosine(initial=0.0, final=0.8, total_steps=11), (0, 1, 4, 11), ()),
+    "constant-0": (Constant(value=0.0, total_steps=5), (0, 3, 9), ()),
     "step-rising": (Step(initial=0.3, factor=1.9, milestones=(0.2, 0.4, 0.9), total_steps=10), (2, 3, 4, 5, 9, 10), ()),
 }
 _BEFORE = (-1, -3, -4, -1000)
