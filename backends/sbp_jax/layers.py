@@ -313,10 +313,12 @@ def uniform(inputs: int) -> Callable[..., jax.Array]:
     return draw
 
 
+_KAIMING = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
 def _convolution(layer: kinds.Conv, path: str, shape: Shape, options: Options) -> nnx.Conv:
     space = len(shape.space)
     initial = uniform(shape.channels // layer.groups * layer.kernel**space)
-    kaiming = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
     return nnx.Conv(
         shape.channels,
         layer.channels,
@@ -325,7 +327,7 @@ def _convolution(layer: kinds.Conv, path: str, shape: Shape, options: Options) -
         padding=layer.pad,  # alike on all sides, which "SAME" is not at stride 2
         feature_group_count=layer.groups,
         use_bias=layer.bias,
-        kernel_init=kaiming if layer.initial == "kaiming" else initial,
+        kernel_init=_KAIMING if layer.initial == "kaiming" else initial,
         bias_init=initial,
         **options,
     )
@@ -338,7 +340,12 @@ def _batch_norm(layer: kinds.BatchNorm, path: str, shape: Shape, options: Option
 def _linear(layer: kinds.Linear, path: str, shape: Shape, options: Options) -> nnx.Linear:
     initial = uniform(shape.channels)
     return nnx.Linear(
-        shape.channels, layer.features, use_bias=layer.bias, kernel_init=initial, bias_init=initial, **options
+        shape.channels,
+        layer.features,
+        use_bias=layer.bias,
+        kernel_init=nnx.initializers.he_normal() if layer.initial == "kaiming" else initial,
+        bias_init=initial,
+        **options,
     )
 
 

@@ -47,6 +47,8 @@ def _batch_norm(layer: kinds.BatchNorm, shape: Shape, options: Options) -> keras
 
 def _linear(layer: kinds.Linear, shape: Shape, options: Options) -> keras.layers.Layer:
     kernel, bias = (_uniform(shape.channels) for _ in range(2))
+    if layer.initial == "kaiming":
+        kernel = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
     return steps.StepDense(
         layer.features, use_bias=layer.bias, kernel_initializer=kernel, bias_initializer=bias, **options
     )

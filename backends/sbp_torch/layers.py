@@ -334,6 +334,13 @@ def _convolution(layer: kinds.Conv, path: str, shape: Shape) -> nn.Module:
     return made
 
 
+def _linear(layer: kinds.Linear, path: str, shape: Shape) -> nn.Module:
+    made = nn.Linear(shape.channels, layer.features, layer.bias)
+    if layer.initial == "kaiming":
+        nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
+    return made
+
+
 def _batch_norm(layer: kinds.BatchNorm, path: str, shape: Shape) -> nn.Module:
     make: Any = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[len(shape.space)]
     made: nn.BatchNorm2d = make(shape.channels, layer.epsilon, layer.momentum)
@@ -367,7 +374,7 @@ LAYERS: dict[type[LayerSpec], Callable[[Any, str, Shape], nn.Module]] = {
     Parallel: ParallelPaths,
     kinds.Conv: _convolution,
     kinds.BatchNorm: _batch_norm,
-    kinds.Linear: lambda layer, path, shape: nn.Linear(shape.channels, layer.features, layer.bias),
+    kinds.Linear: _linear,
     kinds.MaxPool: _pool,
     kinds.AvgPool: _pool,
     kinds.GlobalPool: lambda layer, path, shape: GlobalPool(),

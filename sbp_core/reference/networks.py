@@ -74,8 +74,8 @@ def _drawn(parameters: Mapping[str, Parameter], seed: int) -> dict[str, Float32]
     for name, (shape, initial) in parameters.items():
         if isinstance(initial, float):
             found[name] = np.full(shape, initial, np.float32)
-        elif initial == "kaiming":
-            deviation = math.sqrt(2.0 / (shape[0] * math.prod(shape[2:])))
+        elif initial in ("kaiming", "kaiming_inputs"):
+            deviation = math.sqrt(2.0 / ((shape[0] if initial == "kaiming" else shape[1]) * math.prod(shape[2:])))
             found[name] = (_stream(name, seed).standard_normal(shape) * deviation).astype(np.float32)
         else:
             kernel = parameters[f"{name.rpartition('.')[0]}.weight"].shape

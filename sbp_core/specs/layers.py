@@ -12,8 +12,9 @@ from sbp_core import validation
 from sbp_core.specs.base import Spec
 from sbp_core.specs.neurons import LIFSpec
 
-#: How a weight starts: ``N(0, 2 / (k * k * outputs))``; uniform in ``±1 / sqrt(inputs)``; or a number.
-Initial = Literal["kaiming", "uniform"] | float
+#: How a weight starts: ``N(0, 2 / (k * k * outputs))``; ``N(0, 2 / inputs)``; uniform in ``±1 / sqrt(inputs)``; or a
+#: number.
+Initial = Literal["kaiming", "kaiming_inputs", "uniform"] | float
 
 
 class Shape(NamedTuple):
@@ -187,6 +188,8 @@ class Linear(LayerSpec):
     Attributes:
         features: of the output.
         bias: whether it has one.
+        initial: of the matrix: "uniform" in ``±1 / sqrt(inputs)``, as a bias is too, or "kaiming",
+            ``N(0, 2 / inputs)``, 2.4 times as wide: a hidden layer without batch norm may not fire otherwise.
 
     Raises:
         ValueError: a field out of range.
@@ -196,10 +199,12 @@ class Linear(LayerSpec):
     kind: ClassVar[str] = "linear"
     features: int
     bias: bool = True
+    initial: Literal["kaiming", "uniform"] = "uniform"
 
     def __post_init__(self) -> None:
         self._set("features", validation.count("features", self.features))
         validation.flag("bias", self.bias)
+        validation.choice("initial", self.initial, ("kaiming", "uniform"))
 
     def output(self, shape: Shape) -> Shape:
         """Return the vector's new length."""
@@ -208,7 +213,8 @@ class Linear(LayerSpec):
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
         """Return ``weight``, and ``bias`` if it has one."""
-        found = {"weight": Parameter((self.features, shape.channels), "uniform")}
+        initial: Initial = "kaiming_inputs" if self.initial == "kaiming" else "uniform"
+        found = {"weight": Parameter((self.features, shape.channels), initial)}
         return found | ({"bias": Parameter((self.features,), "uniform")} if self.bias else {})
 
     def operations(self, shape: Shape) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from sbp_core import validation
 from sbp_core.specs.layers import Flatten, LayerSpec, Linear, Neuron, Repeat, TimeMean
@@ -25,6 +25,7 @@ class MLPSpec(NetworkSpec):
         in_channels: channels of the input.
         time_steps: how often a still image is repeated.
         neuron: every neuron.
+        hidden_initial: how the matrices of hidden layers start; with "kaiming" they fire more at first.
 
     Raises:
         ValueError: a field out of range.
@@ -40,6 +41,7 @@ class MLPSpec(NetworkSpec):
     size: tuple[int, int] = (28, 28)
     in_channels: int = 1
     neuron: LIFSpec = NETWORK_NEURON
+    hidden_initial: Literal["kaiming", "uniform"] = "uniform"
 
     def __post_init__(self) -> None:
         self._set("hidden", validation.counts("hidden", self.hidden))
@@ -65,7 +67,9 @@ class MLPSpec(NetworkSpec):
         for index, units in enumerate(self.hidden, start=1):
             repeat = {"repeat": Repeat(time_steps=self.time_steps)} if index == 1 else {}
             parts[f"hidden{index}"] = sequence(
-                {"fc": Linear(features=units)} | repeat | {"neuron": Neuron(spec=self.neuron)}
+                {"fc": Linear(features=units, initial=self.hidden_initial)}
+                | repeat
+                | {"neuron": Neuron(spec=self.neuron)}
             )
         return sequence(parts, head=Linear(features=self.num_classes), mean=TimeMean())
 

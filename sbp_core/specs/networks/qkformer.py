@@ -39,6 +39,7 @@ class QKFormerSpec(NetworkSpec):
         first_pool: whether the first convolution is followed by a max pool too, as for ImageNet.
         mlp_ratio: hidden channels of the MLP for each channel.
         bias: whether the convolutions outside the attention have one.
+        scale: of the last stage's attention.
         num_classes: outputs of the head.
         in_channels: channels of the input.
         time_steps: how often a still image is repeated.
@@ -56,6 +57,7 @@ class QKFormerSpec(NetworkSpec):
     first_pool: bool = False
     mlp_ratio: float = 4.0
     bias: bool = False
+    scale: float = 0.125
     neuron: LIFSpec = TRANSFORMER_NEURON
 
     def __post_init__(self) -> None:
@@ -68,7 +70,8 @@ class QKFormerSpec(NetworkSpec):
             raise ValueError(f"dim must be a multiple of 8, got {self.dim}")
         validation.flag("first_pool", self.first_pool)
         validation.flag("bias", self.bias)
-        self._set("mlp_ratio", validation.positive("mlp_ratio", self.mlp_ratio))
+        for name in ("mlp_ratio", "scale"):
+            self._set(name, validation.positive(name, getattr(self, name)))
         if not isinstance(self.neuron, LIFSpec):
             raise TypeError(f"neuron must be a LIFSpec, got {type(self.neuron).__name__}")
         super().__post_init__()
@@ -91,7 +94,7 @@ class QKFormerSpec(NetworkSpec):
         for index, (dim, depth, heads) in enumerate(zip(dims, self.depths, self.heads, strict=True)):
             blocks: dict[str, LayerSpec] = {"embed": self._embedding(dim, first=index == 0)}
             for position in range(1, depth + 1):
-                attention = self_attention(dim, heads, self.neuron, 0.125) if index == 2 else self._qk(dim, heads)
+                attention = self_attention(dim, heads, self.neuron, self.scale) if index == 2 else self._qk(dim, heads)
                 blocks[f"block{position}"] = transformer_block(
                     attention, dim, self.mlp_ratio, self.neuron, bias=self.bias
                 )

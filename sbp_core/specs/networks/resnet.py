@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sbp_core import validation
 from sbp_core.specs.layers import Conv, GlobalPool, LayerSpec, Linear, Neuron, TimeMean
@@ -33,6 +33,7 @@ class ResNetSpec(ResidualNetworkSpec):
         batch_norm_epsilon: added to the variance.
         batch_norm_momentum: weight of the new statistics in the running ones.
         hidden: units of a hidden layer in the head; None for none.
+        hidden_initial: how its matrix starts; with "uniform", as in the source, it does not fire at first.
 
     Raises:
         ValueError: a field out of range, or depths and widths of different lengths.
@@ -45,6 +46,7 @@ class ResNetSpec(ResidualNetworkSpec):
 
     kind: ClassVar[str] = "resnet"
     hidden: int | None = None
+    hidden_initial: Literal["kaiming", "uniform"] = "uniform"
 
     def __post_init__(self) -> None:
         if self.hidden is not None:
@@ -74,7 +76,7 @@ class ResNetSpec(ResidualNetworkSpec):
         """Return the pool, the hidden layer if there is one, the linear layer, and the mean over time."""
         if self.hidden is None:
             return super().make_head()
-        hidden = sequence(fc=Linear(features=self.hidden), neuron=Neuron(spec=self.neuron))
+        hidden = sequence(fc=Linear(features=self.hidden, initial=self.hidden_initial), neuron=Neuron(spec=self.neuron))
         return {
             "pool": GlobalPool(),
             "hidden": hidden,

@@ -44,6 +44,8 @@ class VGGSpec(NetworkSpec):
         drop_features: whether what goes into the first of them is dropped too, at the same rate.
         bias: whether convolutions have one.
         voters: outputs that vote for a class, each with a neuron; None for plain logits.
+        hidden_initial: how the matrices of hidden layers and of voters start; with "uniform", as in the source, those
+            of DVS128 Gesture's do not fire at first.
         num_classes: outputs.
         in_channels: channels of the input.
         time_steps: how often a still image is repeated.
@@ -68,6 +70,7 @@ class VGGSpec(NetworkSpec):
     drop_features: bool = False
     bias: bool = False
     voters: int | None = None
+    hidden_initial: Literal["kaiming", "uniform"] = "uniform"
     neuron: LIFSpec = NETWORK_NEURON
     norm: Norm = "batch"
 
@@ -120,11 +123,11 @@ class VGGSpec(NetworkSpec):
         if self.drop_features:
             parts |= dropout
         for index, units in enumerate(self.hidden, start=1):
-            parts[f"hidden{index}"] = sequence({"fc": Linear(features=units), "neuron": self._neuron()} | dropout)
+            parts[f"hidden{index}"] = sequence({"fc": self._linear(units), "neuron": self._neuron()} | dropout)
         if self.voters is None:
             parts["head"] = Linear(features=self.num_classes)
         else:
-            voters = Linear(features=self.num_classes * self.voters)
+            voters = self._linear(self.num_classes * self.voters)
             parts["head"] = sequence(fc=voters, neuron=self._neuron(), vote=Vote(voters=self.voters))
         return sequence(parts, mean=TimeMean())
 
@@ -139,6 +142,9 @@ class VGGSpec(NetworkSpec):
             layers[f"neuron{index}"] = self._neuron()
         layers["pool"] = MaxPool(kernel=2) if self.pool == "max" else AvgPool(kernel=2)
         return sequence(layers)
+
+    def _linear(self, units: int) -> Linear:
+        return Linear(features=units, initial=self.hidden_initial)
 
     def _neuron(self) -> Neuron:
         return Neuron(spec=self.neuron)
