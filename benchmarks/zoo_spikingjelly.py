@@ -143,8 +143,8 @@ def narrow_vgg(pooled):
 
 
 def ms(**options):
-    """Return an MS-ResNet-18 of a quarter of its widths."""
-    return theirs("model.ms_resnet").MSResNet(T=STEPS, num_classes=CLASSES, base_channels=16, **options)
+    """Return an MS-ResNet-18 of an eighth of its widths."""
+    return theirs("model.ms_resnet").MSResNet(T=STEPS, num_classes=CLASSES, base_channels=8, **options)
 
 
 def max_resnet():
@@ -174,7 +174,7 @@ def qkformer():
     )
 
 
-def conv_fc(name, channels=4):
+def conv_fc(name, channels=3):
     """Return a network of the PLIF paper."""
     return getattr(theirs("model.parametric_lif_net"), name)(channels=channels, **plif())
 
@@ -187,7 +187,7 @@ NETS = {
     "SEW-ResNet-18, iand": Case(lambda: sew("IAND"), 48),
     "MS-ResNet-18": Case(ms, 48),
     "MS-ResNet, three stages, stride 1": Case(
-        lambda: ms(layers=(1, 2, 1), stem_kernel_size=3, stem_stride=1, stage_channels=(16, 24, 32)), 24
+        lambda: ms(layers=(1, 2, 1), stem_kernel_size=3, stem_stride=1, stage_channels=(8, 12, 16)), 16
     ),
     "Max-ResNet-18": Case(max_resnet, 16),
     "VGG-11": Case(lambda: narrow_vgg(1), 32),
@@ -197,7 +197,7 @@ NETS = {
     "QKFormer": Case(qkformer, 48),
     "MNIST net": Case(lambda: conv_fc("MNISTNet"), 28, 1),
     "CIFAR10-DVS net": Case(lambda: conv_fc("CIFAR10DVSNet"), 128, 2, samples=1),
-    "DVS-Gesture net": Case(lambda: conv_fc("DVSGestureNet"), 128, 2),
+    "DVS-Gesture net": Case(lambda: conv_fc("DVSGestureNet"), 128, 2, samples=1),
 }
 
 #: At the sizes of the papers, for the printed table alone.

@@ -89,6 +89,17 @@ def test_a_stem_runs_once_and_everything_after_it_at_each_step():
     assert not outline["mean"].timed
 
 
+def test_dropout_stands_before_the_head_where_it_is_asked_for():
+    def dropped(**fields):
+        outline = network_spec("dvs_gesture", **fields).outline()
+        return [placed.path for placed in outline if isinstance(placed.layer, kinds.Dropout)]
+
+    # as in SpikingJelly's DVSGestureNet
+    assert dropped() == ["drop", "hidden1.drop"]
+    assert dropped(drop_features=False) == ["hidden1.drop"]
+    assert dropped(dropout=0.0) == []
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
@@ -102,6 +113,7 @@ def test_a_stem_runs_once_and_everything_after_it_at_each_step():
         (lambda: network_spec("vgg11", stages=((64,), ())), ValueError, r"stages\[1\] must not be empty"),
         (lambda: network_spec("vgg11", size=(32,)), ValueError, r"size must be \(height, width\)"),
         (lambda: network_spec("vgg11", dropout=1.0), ValueError, "rate must be less than 1"),
+        (lambda: network_spec("vgg11", drop_features=1), TypeError, "drop_features must be"),
         (
             lambda: network_spec("spikformer_cifar", heads=7),
             ValueError,
