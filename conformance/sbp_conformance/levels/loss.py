@@ -138,7 +138,12 @@ def _plain() -> list[LossCase]:
 
 
 def _further() -> list[LossCase]:
-    compiled = {"per-step-logits": ("float32",), "per-step-distilled-attached": ("float64",), "distilled": ("float32",)}
+    compiled = {
+        "per-step-logits": ("float32",),
+        "per-step-distilled-attached": ("float64",),
+        "distilled": ("float32",),
+        "smoothed-distilled": ("float64",),
+    }
     return [
         LossCase(
             name=f"loss-{name}",

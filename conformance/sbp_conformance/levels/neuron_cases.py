@@ -233,6 +233,7 @@ def _wide() -> list[NeuronCase]:
             row | {"surrogate": next(surrogates), "levels": (0.1, -0.2)},
             kind=WideCase,
             dtypes=(FULL[index % 2],),
+            compiled=("float64",) if index == 0 else (),
         )
         for index, row in enumerate(pairwise(WIDE_FACTORS, seed=1))
     ]
@@ -244,7 +245,14 @@ def _long() -> list[NeuronCase]:
     return [
         _case("long-100-steps", 2500, spec, (100, 2, 3), with_state=True),
         _case("long-257-steps", 2501, soft, (257, 1, 2), dtypes=("float64",)),
-        _case("long-131-steps-delayed", 2502, soft.replace(output_delay=1), (131, 2, 3), dtypes=("float32",)),
+        _case(
+            "long-131-steps-delayed",
+            2502,
+            soft.replace(output_delay=1),
+            (131, 2, 3),
+            dtypes=("float32",),
+            compiled=("float32",),
+        ),
     ]
 
 

@@ -66,6 +66,8 @@ VARIANTS: dict[str, Surrogate] = {
     "fast-sigmoid-wide": FastSigmoid(height=0.8, width=2.0),
     "gaussian-wide": Gaussian(height=0.4, width=1.75),
     "tanh-narrow": Tanh(height=1.3, width=0.2),
+    "triangle-flat": Triangle(height=0.11, width=7.0),
+    "arctan-high": ArcTan(height=6.0, width=0.03),
 }
 
 # one rounding each for x / width, the function of it, and the two or three products round it, doubled

@@ -38,7 +38,7 @@ class Mutant:
         change: how.
         dtypes: in which it is looked for.
         cases: patterns of cases to look at before the others; the first check that fails ends the search.
-        kind: of the faults by kind (:mod:`.kinds`); they are planted in backends that have no seams of their own.
+        kind: of the faults by kind (:mod:`.kinds`).
     """
 
     name: str

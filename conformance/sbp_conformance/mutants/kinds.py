@@ -26,6 +26,7 @@ Array = NDArray[Any]
 _NEURON = ("spec", "x", "state", "output_cotangent", "state_cotangent")
 _LOSS = ("main", "branches", "labels", "coefficient")
 _SCHEDULE = ("schedule", "step")
+_SPIKE = ("x", "surrogate", "cotangent")
 
 
 def _wide() -> dict[str, Change]:
@@ -67,6 +68,18 @@ def _wide() -> dict[str, Change]:
         f"{name} from {sizes[index % 3]} elements": of_spec(alter, sizes[index % 3])
         for index, (name, alter) in enumerate(specs.items())
     }
+    found |= {
+        "threshold from 8192 elements": of_spec(lambda s: {"threshold": 1.0}, 8192),
+        "gain from 8192 elements": of_spec(lambda s: {"input_gain": 1.0}, 8192),
+        "complement of a learnt decay from 8192 elements": of_spec(
+            lambda s: {"input_gain": 1.0} if s.learn_decay else {}, 8192
+        ),
+        "read-out from 8192 elements": neuron(
+            lambda r, a: (
+                r._replace(output=r.output * 1.001) if a["spec"].output == "potential" and a["x"].size >= 8192 else r
+            )
+        ),
+    }
     found |= {f"learnt decay from {elements} elements": of_logit(elements) for elements in sizes}
     return found | {f"state from {elements} elements": of_state(elements) for elements in sizes}
 
@@ -106,6 +119,21 @@ def _spec(alter: Callable[[LIFSpec], Arguments]) -> Change:
     return before(lambda a: {"spec": a["spec"].replace(**alter(a["spec"]))}, _NEURON)
 
 
+def _spec_where(condition: Callable[[Arguments], bool], alter: Callable[[LIFSpec], Arguments]) -> Change:
+    return before(
+        lambda a: {"spec": a["spec"].replace(**alter(a["spec"]))} if condition(a) and _parts_stay(a, alter) else {},
+        _NEURON,
+    )
+
+
+def _no_delay(spec: LIFSpec) -> Arguments:
+    return {"output_delay": 0}
+
+
+def _compares(inclusive: bool) -> Change:
+    return _spec_where(lambda a: bool(a["x"].size >= 8192), lambda s: {"inclusive": inclusive})
+
+
 def _values() -> dict[str, Change]:
     found = {
         "threshold below 0 taken for its size": _spec(lambda s: {"threshold": abs(s.threshold)}),
@@ -123,6 +151,11 @@ def _values() -> dict[str, Change]:
         ),
         "reset at most the threshold": _spec(lambda s: {"reset_value": min(s.reset_value, s.threshold)}),
         "rest at most the threshold": _spec(lambda s: {"rest": min(s.rest, s.threshold)}),
+        "threshold at most 2": _spec(lambda s: {"threshold": min(s.threshold, 2.0)}),
+        "decay above 0.95 taken for 1": _spec(
+            lambda s: {"decay": 1.0} if s.decay > 0.95 and s.input_gain != "complement" and not s.learn_decay else {}
+        ),
+        "decay below 0.05 taken for 0": _spec(lambda s: {"decay": 0.0} if s.decay < 0.05 and not s.learn_decay else {}),
         "complement at decay 1 taken for unset": _spec(
             lambda s: {"input_gain": 1.0} if s.decay == 1.0 and s.input_gain == "complement" else {}
         ),
@@ -153,6 +186,14 @@ def _sizes() -> dict[str, Change]:
     return {
         "one sample": one(1),
         "one neuron": one(-1),
+        "state of one sample": neuron(
+            lambda r, a: (
+                r._replace(grad_state=LIFState(*(p if p is None else p * 1.01 for p in r.grad_state)))
+                if a["state"] is not None and a["x"].shape[1] == 1
+                else r
+            )
+        ),
+        "delay of a long run": _spec_where(lambda a: len(a["x"]) > 64 and a["state"] is None, _no_delay),
         "one step": one(0),
         "six axes": neuron(lambda r, a: r._replace(grad_input=r.grad_input[..., ::-1]) if a["x"].ndim == 6 else r),
         **{f"steps after {steps}": long(steps) for steps in (64, 100, 128, 200)},
@@ -203,6 +244,10 @@ def _read(step: Callable[[Any, int], float]) -> Change:
     return before(lambda a: {"step": step(a["schedule"], a["step"])}, _SCHEDULE)
 
 
+def _factor(schedule: Any) -> float:
+    return getattr(schedule, "factor", 0.0)
+
+
 def _schedules() -> dict[str, Change]:
     def through(dtype: type[np.floating[Any]]) -> Change:
         with np.errstate(over="ignore"):
@@ -245,6 +290,11 @@ def _schedules() -> dict[str, Change]:
         "schedule within 0 and 1": kept(lambda c: min(max(c, 0.0), 1.0)),
         "schedule at most 1.5": kept(lambda c: min(c, 1.5)),
         "schedule at least 0": kept(lambda c: max(c, 0.0)),
+        "schedule of 0 taken for unset": kept(lambda c: c or 1.0),
+        "factor of 1 taken for unset": before(
+            lambda a: {"schedule": a["schedule"].replace(factor=0.1)} if _factor(a["schedule"]) == 1.0 else {},
+            _SCHEDULE,
+        ),
         "small schedule taken for 0": kept(lambda c: c if abs(c) > 1e-4 else 0.0),
         "epochs no longer than the training": before(
             lambda a: {
@@ -314,11 +364,21 @@ def _networks() -> dict[str, Change]:
     }
 
 
+def _surrogate(a: Arguments, field: str, least: float, most: float) -> Arguments:
+    value = getattr(a["surrogate"], field, None)
+    return {} if value is None else {"surrogate": a["surrogate"].replace(**{field: min(max(value, least), most)})}
+
+
 def _half() -> dict[str, Change]:
     def off(share: float) -> Change:
         return neuron(lambda r, a: r._replace(grad_input=r.grad_input * (1.0 + share)))
 
     return {f"gradient in half precision {share:.1%} off": off(share) for share in (0.03, 0.05, 0.08)}
+
+
+def _as_it_lies(array: Array) -> Array:
+    # the memory read in its own order
+    return array if array.flags.c_contiguous else np.ravel(array, order="K").reshape(array.shape)
 
 
 def _states() -> dict[str, Change]:
@@ -327,22 +387,26 @@ def _states() -> dict[str, Change]:
             lambda a: {"state": a["state"] and LIFState(*(p if p is None else change(p) for p in a["state"]))}, _NEURON
         )
 
-    def as_it_lies(array: Array) -> Array:
-        # the memory read in its own order
-        return array if array.flags.c_contiguous else np.ravel(array, order="K").reshape(array.shape)
-
     def single(array: Array) -> Array:
         return array.astype(np.float32).astype(array.dtype)
 
     return {
-        "state read as it lies in memory": each(as_it_lies),
+        "state read as it lies in memory": each(_as_it_lies),
         "state through float32": each(single),
         "input through float32": before(lambda a: {"x": single(a["x"])}, _NEURON),
         "cotangent through float32": before(lambda a: {"output_cotangent": single(a["output_cotangent"])}, _NEURON),
+        "cotangent read as it lies in memory": before(
+            lambda a: {"output_cotangent": _as_it_lies(a["output_cotangent"])}, _NEURON
+        ),
+        "gradients clipped": neuron(lambda r, a: r._replace(grad_input=np.clip(r.grad_input, -1e6, 1e6))),
         "infinite gradients put at 0": neuron(
             lambda r, a: r._replace(grad_input=np.nan_to_num(r.grad_input, nan=0.0, posinf=0.0, neginf=0.0))
         ),
     }
+
+
+def _in_memory(name: str) -> Change:
+    return before(lambda a: {name: _as_it_lies(a[name])}, _LOSS if name == "main" else _SPIKE)
 
 
 def _readouts() -> dict[str, Change]:
@@ -472,6 +536,29 @@ MUTANTS: tuple[Mutant, ...] = (
     *_family("networks", "network", "network", _networks(), cases=("network-full-neuron", "network-c*", "network-o*")),
     *_family("half precision", "neuron", "neuron", _half(), dtypes=("bfloat16", "float16"), cases=("neuron-tie-*",)),
     *_family("states and infinities", "edges", "neuron", _states(), cases=("edges-double-*", "edges-layout-*")),
+    *_family(
+        "wide inputs",
+        "edges",
+        "neuron",
+        {f"inclusive {inclusive} from 8192 elements": _compares(inclusive) for inclusive in (False, True)},
+        cases=("edges-layout-*",),
+    ),
+    *_family(
+        "states and infinities", "edges", "loss", {"logits read as they lie in memory": _in_memory("main")}, dtypes=FULL
+    ),
+    *_family(
+        "states and infinities", "edges", "spike", {"input read as it lies in memory": _in_memory("x")}, dtypes=FULL
+    ),
+    *_family(
+        "surrogates",
+        "surrogate",
+        "spike",
+        {
+            "height at least 0.2": before(lambda a: _surrogate(a, "height", 0.2, 1e9), _SPIKE),
+            "height at most 3": before(lambda a: _surrogate(a, "height", 0.0, 3.0), _SPIKE),
+            "width at most 5": before(lambda a: _surrogate(a, "width", 0.0, 5.0), _SPIKE),
+        },
+    ),
     *_family(
         "read-outs", "neuron", "neuron", _readouts(), cases=("neuron-readout*", "neuron-range-readout*"), dtypes=FULL
     ),

@@ -129,7 +129,7 @@ _UNKNOWN = Adapter({}, _none)
 def fits(mutant: Mutant, name: str, backend: Backend) -> bool:
     """Say whether a mutant can be planted in a backend; ``name`` is the one it is registered by."""
     adapter = ADAPTERS.get(name, _UNKNOWN)
-    if mutant.level in adapter.left_out or (mutant.kind and name in ADAPTERS):
+    if mutant.level in adapter.left_out:
         return False
     if mutant.seam in CONTRACT:
         return callable(getattr(backend, mutant.seam, None))
