@@ -1,11 +1,14 @@
 """The network and training levels compare what they claim, on draws in which nothing is trivial, and they bite."""
 
+import re
+
 import numpy as np
 import pytest
 
 from sbp_conformance import Selection, cases_of, run_backend
-from sbp_conformance.levels.network import GUARD
+from sbp_conformance.levels.network import DOUBLE_GUARD, GUARD
 from sbp_conformance.run import plan, select
+from sbp_core import ResNetSpec
 from sbp_core.reference.backend import ReferenceBackend
 
 NETWORKS, TRAININGS = cases_of("network"), cases_of("training")
@@ -23,7 +26,7 @@ def run(backend, case=SHALLOW):
 
 @pytest.mark.parametrize("case", [*NETWORKS, *TRAININGS], ids=by_name)
 def test_every_potential_keeps_off_the_threshold_and_every_number_fits_float32(case):
-    assert case._margin(case.drawn) >= GUARD
+    assert case._margin(case.drawn) >= (GUARD if "float32" in case.dtypes else DOUBLE_GUARD)
     weights, batches = case.drawn
     for array in [*weights.values(), *(batch.images for batch in batches)]:
         np.testing.assert_array_equal(array, np.float64(np.float32(array)))
@@ -33,15 +36,18 @@ def test_every_potential_keeps_off_the_threshold_and_every_number_fits_float32(c
 def test_every_block_fires_and_keeps_silent_and_every_parameter_has_a_gradient(case):
     expected = case.expected
     assert set(expected.spikes) == set(case.network.spec.tap_channels)
-    assert all(0.01 < spikes.mean() < 0.9 for spikes in expected.spikes.values())
+    # a block that adds gives sums of spikes, or potentials
+    assert all(np.std(output) > 0.05 for output in expected.spikes.values())
     assert set(expected.gradients) | set(expected.statistics) == set(case.drawn.weights)
     learns = [name for name in expected.gradients if case.coefficient or not name.startswith("branches.")]
+    # batch norm takes away what a convolution's bias adds
+    learns = [name for name in learns if not re.search(r"conv\d*\.bias$", name)]
     largest = {name: np.max(np.abs(expected.gradients[name])) for name in learns}
     assert min(largest.values()) > 1e-6, min(largest, key=largest.get)
 
 
 def test_a_whole_resnet18_both_stems_and_a_learnt_decay_occur():
-    specs = [case.network.spec for case in NETWORKS]
+    specs = [case.network.spec for case in NETWORKS if isinstance(case.network.spec, ResNetSpec)]
     assert any(spec.layers == 18 for spec in specs)
     assert {spec.stem for spec in specs} == {"cifar", "imagenet"}
     assert any(spec.neuron.learn_decay for spec in specs)
