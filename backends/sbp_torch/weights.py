@@ -19,7 +19,7 @@ def export_weights(model: nn.Module) -> dict[str, Array]:
     """Return a network's parameters and running statistics by name.
 
     Args:
-        model: a network, whose names are those of ``ResNetSpec.parameter_shapes`` or of its own ``state_dict``; or a
+        model: a network, whose names are those of ``spec.parameter_shapes()`` or of its own ``state_dict``; or a
             :class:`Shortcut`, with ``main.<name>``, ``branches.<tap>.weight`` of shape (classes, channels) and
             ``branches.<tap>.bias``, or ``branches.<tap>.conv.weight``, ``.bn.weight`` and so on, and
             ``.linear.weight``, or the names that a branch of your own has.

@@ -4,7 +4,7 @@ A mutant is data: what it breaks, where in the adapter, and which level is to no
 --mutants`` plants them one at a time and tells which check caught each. To add one: a line in the module of its seam.
 """
 
-from sbp_conformance.mutants import compose, contract, fire, kinds, networks, over_time, schedules, step
+from sbp_conformance.mutants import compose, contract, fire, kinds, layers, networks, over_time, schedules, step
 from sbp_conformance.mutants.base import Mutant
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -16,6 +16,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *contract.MUTANTS,
     *networks.MUTANTS,
     *kinds.MUTANTS,
+    *layers.MUTANTS,
 )
 
 __all__ = ["MUTANTS", "Mutant"]
