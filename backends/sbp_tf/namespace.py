@@ -19,6 +19,7 @@ ceil = tf.math.ceil
 cos = tf.cos
 cosh = tf.cosh
 exp = tf.exp
+expand_dims = tf.expand_dims
 expm1 = tf.math.expm1
 floor = tf.floor
 isfinite = tf.math.is_finite
@@ -56,6 +57,11 @@ float32 = tf.float32
 float64 = tf.float64
 int32 = tf.int32
 int64 = tf.int64
+
+
+def asarray(x: Any, /, *, dtype: Any = None, device: Any = None) -> Any:
+    """Return ``x`` as a tensor of ``dtype``; TensorFlow places it."""
+    return tf.cast(tf.convert_to_tensor(x), dtype) if dtype is not None else tf.convert_to_tensor(x)
 
 
 def astype(x: Any, dtype: Any, /) -> Any:
