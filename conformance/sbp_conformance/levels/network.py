@@ -348,7 +348,7 @@ def _networks() -> dict[str, _Given]:
         "full-neuron": _Given(
             ShortcutNetwork(
                 ResNetSpec(
-                    **(_SMALL | {"depths": (3, 1, 1), "widths": (8, 9, 10), "time_steps": 7}),
+                    **(_SMALL | {"depths": (3, 1, 1), "widths": (8, 9, 10), "time_steps": 3}),
                     neuron=_full_neuron(),
                     batch_norm_epsilon=0.2,
                     batch_norm_momentum=0.9,
