@@ -79,6 +79,14 @@ def test_page_runs_as_written(page, framework, tmp_path):
     run(code, tmp_path, framework, **({"KERAS_BACKEND": framework} if page == "keras" else {}))
 
 
+def test_the_zoos_page_runs_as_written(tmp_path):
+    sections = python_blocks("docs/zoo.md")
+    # that one starts from a network of SpikingJelly's: tests/torch/test_torch_spikingjelly_port.py
+    assert "from_spikingjelly" in sections.pop("From SpikingJelly")
+    run("".join(sections.values()), tmp_path, "torch")
+    assert (tmp_path / "net.safetensors").exists()
+
+
 def test_both_pages_show_every_framework():
     for page in ("README.md", "docs/usage.md"):
         assert {"PyTorch", "Keras 3", "JAX"} <= set(python_blocks(page)), page
