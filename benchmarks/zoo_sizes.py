@@ -11,6 +11,7 @@ SOURCES = {
     "vgg": "Simonyan & Zisserman 2015",
     "spikformer": "Zhou et al. 2023",
     "qkformer": "Zhou et al. 2024",
+    "sew_dvs": "Fang et al. 2021, 7B-Net, event frames",
     "mlp": "lessons",
     "convnet": "lessons",
     "resnet19": "Zheng et al. 2021",
@@ -29,6 +30,6 @@ if __name__ == "__main__":
         height, width = (extent or (224 if large else 32) for extent in spec.image_size)
         millions, operations = spec.parameter_count / 1e6, spec.operations((height, width)) / spec.time_steps / 1e6
         print(
-            f"| `{name}` | {SOURCES.get(name, SOURCES[spec.kind])} | {millions:.2f} M ({spec.num_classes}) | "
+            f"| `{name}` | {SOURCES.get(name) or SOURCES.get(spec.kind, 'its file says')} | {millions:.2f} M ({spec.num_classes}) | "
             f"{spec.in_channels} x {height} x {width} | {operations:,.1f} M | {', '.join(spec.default_taps)} |"
         )

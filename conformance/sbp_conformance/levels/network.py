@@ -375,20 +375,16 @@ def _networks() -> dict[str, _Given]:
     }
 
 
-#: Of the zoo, those whose kinds of layers differ, and what their cases have besides.
-_ZOO: dict[str, dict[str, Any]] = {
-    "sew_resnet18": {},
-    "sew_resnet34": {},
-    "ms_resnet34": {},
+#: Of the zoo, those that differ from another by their sizes alone.
+_LIKE_ANOTHER = ("resnet18", "resnet34", "vgg11", "ms_resnet18", "spikformer_imagenet", "qkformer_imagenet")
+#: What the cases of some have besides.
+_BESIDES: dict[str, dict[str, Any]] = {
     "max_resnet18": {"soft": True, "shift": 0.75},
-    "resnet19": {},
-    "resnet20": {},
     "vgg13": {"compiled": ("float64",)},
-    "vgg16": {},
     "vggsnn": {"frames": True},
     "dvs_gesture": {"frames": True, "shift": 0.75},
+    "sew_dvs": {"shift": 0.75},
     "convnet": {"branch": "convolutional", "soft": True},
-    "mlp": {},
     "spikformer_cifar": {"compiled": ("float64",), "shift": 0.75},
     "qkformer_cifar": {"shift": 0.75, "image": (16, 16)},
 }
@@ -396,9 +392,12 @@ _ZOO: dict[str, dict[str, Any]] = {
 
 def _zoo() -> dict[str, _Given]:
     found = {}
-    for index, (name, fields) in enumerate(_ZOO.items()):
-        given = {"dtypes": ("float64",), "batch": 3 if "frames" in fields else 2, **fields}
-        spec = network_spec(name, num_classes=4, in_channels=2, time_steps=2, **NARROW[name])
+    for index, (name, fields) in enumerate(NARROW.items()):
+        if name in _LIKE_ANOTHER:
+            continue
+        besides = _BESIDES.get(name, {})
+        given = {"dtypes": ("float64",), "batch": 3 if "frames" in besides else 2, **besides}
+        spec = network_spec(name, num_classes=4, in_channels=2, time_steps=2, **fields)
         height, width = (8 if extent is None else extent for extent in spec.image_size)
         loss = LossSpec(combine="logits" if index % 2 else "losses")
         network = ShortcutNetwork(spec, spec.default_taps, loss, given.pop("branch", "linear"))
