@@ -25,11 +25,12 @@ if __name__ == "__main__":
     print("| name | source | parameters (classes) | input | multiply-accumulates a step | tapped |")
     print("|---|---|---|---|---|---|")
     for name, make in ZOO.items():
-        large = "imagenet" in name or name.startswith(("sew", "ms_"))
+        large = "imagenet" in name or name.startswith(("sew_resnet", "ms_"))
         spec = make(num_classes=1000) if large else make()
+        source = SOURCES.get(name) or SOURCES.get(spec.kind, "its file says")
         height, width = (extent or (224 if large else 32) for extent in spec.image_size)
         millions, operations = spec.parameter_count / 1e6, spec.operations((height, width)) / spec.time_steps / 1e6
         print(
-            f"| `{name}` | {SOURCES.get(name) or SOURCES.get(spec.kind, 'its file says')} | {millions:.2f} M ({spec.num_classes}) | "
+            f"| `{name}` | {source} | {millions:.2f} M ({spec.num_classes}) | "
             f"{spec.in_channels} x {height} x {width} | {operations:,.1f} M | {', '.join(spec.default_taps)} |"
         )

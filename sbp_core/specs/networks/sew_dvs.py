@@ -68,6 +68,11 @@ class SEWDVSSpec(NetworkSpec):
         """Height and width of the input."""
         return self.size
 
+    @property
+    def default_taps(self) -> tuple[str, ...]:
+        """Every second block but the last."""
+        return tuple(f"block{index}" for index in range(2, self.blocks, 2)) or ("stem",)
+
     def with_width(self, width: int) -> Self:
         """Return the network with ``width`` channels throughout."""
         return self.replace(width=width)
