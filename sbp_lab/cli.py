@@ -420,11 +420,16 @@ def _compare(
         if line_per_epoch:
             console.print(f"epoch {number}: loss {epoch.loss:.4f}, accuracy {epoch.accuracy * 100:.1f} %")
 
-    file, unwritten = folder / "results.json", None
+    file, unwritten, written = folder / "results.json", None, 0
 
     def kept() -> str:
-        count_done = len(comparison.runs)
-        return f"{file} holds the {count_done} finished of {count} runs" if file.exists() else "nothing was written"
+        held = written
+        if len(comparison.runs) > written:
+            # what stopped it may have come while the last run was being written
+            with suppress(OSError):
+                comparison.write(folder)
+                held = len(comparison.runs)
+        return f"{file} holds the {held} finished of {count} runs" if held else "nothing was written"
 
     try:
         with _interruptible(), progress, closing(run_all(comparison, epoch_done)) as runs:
@@ -432,7 +437,7 @@ def _compare(
                 comparison = comparison.with_run(run)
                 try:
                     comparison.write(folder)
-                    unwritten = None
+                    unwritten, written = None, len(comparison.runs)
                 except OSError as error:  # a full disk, say: no reason to throw hours of training away
                     unwritten = error
                 console.print(_line(run), soft_wrap=True)

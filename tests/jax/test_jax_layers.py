@@ -313,13 +313,13 @@ def test_another_number_of_steps_than_there_are_factors_is_refused():
 def test_a_layer_without_a_module_says_so():
     @dataclass(frozen=True, kw_only=True)
     class Softplus(kinds.LayerSpec):
-        kind: ClassVar[str] = "softplus of a test"
+        kind: ClassVar[str] = "softplus of a JAX test"
 
         def output(self, shape):
             return shape
 
     spec = CustomSpec(layers=sequence(act=Softplus(), flat=kinds.GlobalPool()), num_classes=3)
-    with pytest.raises(TypeError, match="layer 'act': JAX has no module for the kind 'softplus of a test'"):
+    with pytest.raises(TypeError, match="layer 'act': JAX has no module for the kind 'softplus of a JAX test'"):
         sbp_jax.Network(spec, rngs=nnx.Rngs(0))
     LAYERS[Softplus] = lambda layer, path, shape, options: Function(lambda _, x, space: jax.nn.softplus(x), layer, 2)
     try:

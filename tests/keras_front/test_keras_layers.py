@@ -340,13 +340,13 @@ def test_a_layer_without_weights_says_what_it_takes():
 def test_a_kind_without_a_layer_says_so_until_it_has_one():
     @dataclass(frozen=True, kw_only=True)
     class Softplus(kinds.LayerSpec):
-        kind: ClassVar[str] = "softplus of a test"
+        kind: ClassVar[str] = "softplus of a Keras test"
 
         def output(self, shape):
             return shape
 
     spec = CustomSpec(layers=sequence(act=Softplus(), flat=kinds.GlobalPool()), num_classes=3)
-    with pytest.raises(TypeError, match="layer 'act': Keras has no layer for the kind 'softplus of a test'"):
+    with pytest.raises(TypeError, match="layer 'act': Keras has no layer for the kind 'softplus of a Keras test'"):
         sbp_keras.Network(spec)
     LAYERS[Softplus] = lambda layer, shape, options: keras.layers.Activation("softplus", **options)
     try:

@@ -160,14 +160,14 @@ def test_an_image_too_small_for_the_pools_names_the_layer():
 def test_a_layer_without_a_module_says_so():
     @dataclass(frozen=True, kw_only=True)
     class Softplus(kinds.LayerSpec):
-        kind: ClassVar[str] = "softplus of a test"
+        kind: ClassVar[str] = "softplus of a PyTorch test"
 
         def output(self, shape):
             return shape
 
     layers = sequence(act=Softplus(), flat=kinds.GlobalPool())
     spec = CustomSpec(layers=layers, num_classes=3)
-    with pytest.raises(TypeError, match="layer 'act': PyTorch has no module for the kind 'softplus of a test'"):
+    with pytest.raises(TypeError, match="layer 'act': PyTorch has no module for the kind 'softplus of a PyTorch test'"):
         sbp_torch.Network(spec)
     LAYERS[Softplus] = lambda layer, path, shape: nn.Softplus()
     try:
