@@ -444,3 +444,26 @@ def test_a_loss_that_transformers_computes_is_refused_and_its_evaluation_is_not(
     with pytest.raises(RuntimeError, match="Leave the labels out of the call"):
         model(x, labels=labels)
     assert model.eval()(x, labels=labels).loss.ndim == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "taps"),
+    [
+        ("resnet18", {}, ("act1", "layer1", "layer2", "layer3")),
+        ("mobilenetv3_small_100", {}, ("bn1", "blocks.0", "blocks.1", "blocks.3")),
+        ("efficientnet_b0", {}, ("blocks.0", "blocks.1", "blocks.2", "blocks.4")),
+        ("convnext_atto", {}, ("stages.0", "stages.1", "stages.2")),
+        ("regnety_002", {}, ("stem", "s1", "s2", "s3")),
+        ("vit_tiny_patch16_224", {"channels": "last"}, tuple(f"blocks.{index}" for index in range(11))),
+        ("swin_tiny_patch4_window7_224", {"channels": "last"}, ("layers.0", "layers.1", "layers.2")),
+    ],
+)
+def test_a_network_of_timm_is_tapped_by_the_stages_that_it_states(name, arguments, taps):
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    net = timm.create_model(name, num_classes=5)
+    images = torch.randn(2, 3, 224, 224)
+    model = sbp_torch.Shortcut(net, "stages", 5, time_axis=None, sample=images, **arguments)
+    assert model.spec.taps == taps
+    model(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.branches.parameters())
+    assert model.strip() is net
