@@ -17,6 +17,7 @@ from torch.nn import functional
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
 from sbp_core.specs.structure import Named, Parallel, Residual, Sequence, placed_in
+from sbp_torch.branches import pool
 from sbp_torch.neurons import LIF
 
 
@@ -68,9 +69,9 @@ def run(module: nn.Module, names: Any, steps: Mapping[str, Step], x: Tensor) -> 
         if stepwise and lead is None and x.ndim == space + 3:
             lead, x = x.shape[:2], x.flatten(0, 1)
         elif not stepwise and lead is not None:
-            x, lead = _split(x, 0, lead), None
-        x = module.get_submodule(name)(x)
-    return x if lead is None else _split(x, 0, lead)
+            x, lead = x.view(*lead, *x.shape[1:]), None
+        x = getattr(module, name)(x)
+    return x if lead is None else x.view(*lead, *x.shape[1:])
 
 
 class Sequential(nn.Sequential):
@@ -153,7 +154,7 @@ class GlobalPool(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``(items, channels)``."""
-        return input.mean(tuple(range(2, input.ndim))) if input.ndim > 2 else input
+        return pool(input)
 
 
 class Repeat(nn.Module):

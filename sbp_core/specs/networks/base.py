@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -152,7 +153,7 @@ class NetworkSpec(Spec, abstract=True):
     def parameter_count(self) -> int:
         """Trained numbers: running statistics are not among them."""
         shapes = self.parameter_shapes().items()
-        return sum(_size(shape) for name, shape in shapes if ".running_" not in name)
+        return sum(math.prod(shape) for name, shape in shapes if ".running_" not in name)
 
     def operations(self, size: tuple[int, ...] | None = None) -> int:
         """Return the multiply-accumulates for one image of the given size, over all time steps.
@@ -177,10 +178,3 @@ class NetworkSpec(Spec, abstract=True):
 def in_proportion(widths: tuple[int, ...], width: int, first: int) -> tuple[int, ...]:
     """Return widths as they are where ``first`` becomes ``width``: at least 1 each."""
     return tuple(max(1, round(each * width / first)) for each in widths)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    found = 1
-    for extent in shape:
-        found *= extent
-    return found
