@@ -162,3 +162,40 @@ def test_taps_are_the_parts_with_a_neuron():
     spec = network_spec("vgg11", hidden=(16,), size=(32, 32), neuron=LIFSpec())
     assert list(spec.tap_channels) == ["stage1", "stage2", "stage3", "stage4", "stage5", "hidden1"]
     assert network_spec("spikformer_cifar", depth=1).default_taps == ("patch_embed",)
+
+
+def test_normalisations_start_as_their_sources_say():
+    neuron = LIFSpec(threshold=0.5)
+    found = {
+        norm: network_spec("resnet20", norm=norm, neuron=neuron).parameters() for norm in ("batch", "tdbn", "tebn")
+    }
+    assert found["batch"]["stem.bn.weight"].initial == 1.0
+    # alpha times the threshold
+    assert found["tdbn"]["stem.bn.weight"].initial == 0.5
+    # and a factor for each step behind a plain batch norm
+    assert found["tebn"]["layer1.0.bn1.bn.weight"].initial == 1.0
+    assert found["tebn"]["layer1.0.bn1.scale.weight"] == ((4,), 1.0)
+    ms = network_spec("ms_resnet18").parameters()
+    assert (ms["layer1.0.bn1.weight"].initial, ms["layer1.0.bn2.weight"].initial) == (0.5, 0.0)
+
+
+def test_a_hidden_layer_of_kaiming_is_2_4_times_as_wide():
+    plain, wide = (
+        initial_weights(network_spec("mlp", hidden=(400,), hidden_initial=initial), 0)["hidden1.fc.weight"].std()
+        for initial in ("uniform", "kaiming")
+    )
+    assert wide / plain == pytest.approx(np.sqrt(6.0), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("resnet18", 8, {"stem": 8, "layer1": 8, "layer2": 16, "layer3": 32, "layer4": 64}),
+        ("max_resnet18", 16, {"layer1": 16, "layer2": 32, "layer3": 64, "last": 64}),
+        ("vgg11", 4, {"stage1": 4, "stage2": 8, "stage3": 16, "stage4": 32, "stage5": 32}),
+        ("mlp", 5, {"hidden1": 5, "hidden2": 5}),
+        ("qkformer_cifar", 8, {"stage1": 16, "stage2": 32, "stage3": 64}),
+    ],
+)
+def test_a_width_scales_all_channels_in_proportion(name, width, expected):
+    assert network_spec(name).with_width(width).tap_channels == expected

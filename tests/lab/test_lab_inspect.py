@@ -38,6 +38,16 @@ def test_a_file_of_weights_shows_what_its_network_fires_on_data(tmp_path):
     assert " 0.0 %" in sbp(str(tmp_path / "net.safetensors"), "--data", "digits").output
 
 
+def test_trained_weights_are_counted_by_their_own_statistics(tmp_path):
+    spec = network_spec("convnet", in_channels=1, time_steps=2)
+    weights = initial_weights(spec, 0)
+    shrunk = {name: value * (1e6 if name.endswith("running_var") else 1.0) for name, value in weights.items()}
+    files.save(tmp_path / "net.safetensors", shrunk, spec=spec)
+    # a variance as large leaves nothing to fire; the images' own would
+    assert sbp(str(tmp_path / "net.safetensors"), "--data", "digits").output.count("0.0 %") >= 2
+    assert "0.0 %" not in sbp("convnet", "--data", "digits").output.replace("100.0 %", "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
