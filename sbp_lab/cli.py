@@ -22,9 +22,9 @@ from rich.table import Table
 
 from sbp_core import LIFSpec, ShortcutSpec, Surrogate, as_surrogate, registry, validation
 from sbp_core.specs.surrogates import FAMILIES, of_half_width
-from sbp_lab import data as data_sets
 from sbp_lab import networks, trainers
 from sbp_lab.data import Dataset
+from sbp_lab.data import in_memory as data_sets
 from sbp_lab.methods import METHODS
 from sbp_lab.training import Epoch, Recipe, Run, check_batch_size
 

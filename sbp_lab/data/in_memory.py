@@ -1,4 +1,4 @@
-"""Data sets as NumPy arrays: images (count, height, width, channels), float32, normalised; labels int64."""
+"""Data sets as normalised arrays in memory, for what has not moved to ``Source`` yet; it goes with the last of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core import validation
-
-#: Which images are for training is part of a data set: it does not change with the seed of a run.
-SPLIT_SEED = 0
+from sbp_lab.data.digits import digits
+from sbp_lab.data.source import ArraySplit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,35 +60,24 @@ class Dataset:
         return int(self.train_images.shape[-1])
 
 
-def digits() -> Dataset:
-    """Return the UCI handwritten digits that come with scikit-learn: 1,797 real 8x8 grey images of 10 digits.
-
-    Four fifths are for training, drawn class by class with a fixed seed.
-
-    Example:
-        >>> digits().train_images.shape, digits().test_images.shape
-        ((1437, 8, 8, 1), (360, 8, 8, 1))
-    """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    pixels, labels = load_digits(return_X_y=True)
-    train, test, train_labels, test_labels = train_test_split(
-        pixels.reshape(-1, 8, 8, 1), labels, test_size=0.2, random_state=SPLIT_SEED, stratify=labels
-    )
-    mean, deviation = train.mean(), train.std()
+def _digits() -> Dataset:
+    source = digits()
+    train, test = source.train, source.test
+    if not isinstance(train, ArraySplit) or not isinstance(test, ArraySplit):
+        raise TypeError("digits must be arrays")
+    mean, deviation = train.images.mean(), train.images.std()
     return Dataset(
         name="digits",
-        train_images=((train - mean) / deviation).astype(np.float32),
-        train_labels=train_labels.astype(np.int64),
-        test_images=((test - mean) / deviation).astype(np.float32),
-        test_labels=test_labels.astype(np.int64),
+        train_images=((train.images - mean) / deviation).astype(np.float32),
+        train_labels=train.labels,
+        test_images=((test.images - mean) / deviation).astype(np.float32),
+        test_labels=test.labels,
         num_classes=10,
     )
 
 
 #: Name on the command line to loader.
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits}
+DATASETS: dict[str, Callable[[], Dataset]] = {"digits": _digits}
 
 
 def load(name: str) -> Dataset:
