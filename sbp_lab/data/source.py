@@ -7,18 +7,16 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core import validation
-
-if TYPE_CHECKING:
-    from sbp_lab.events import Events
+from sbp_lab.events import Events
 
 #: An image (height, width, channels), uint8 or, where the data is so, float32; or a recording of an event camera.
-Sample: TypeAlias = "NDArray[Any] | Events"
+Sample: TypeAlias = NDArray[Any] | Events
 
 _ALL_LEVELS = np.arange(256, dtype=np.float64)
 
