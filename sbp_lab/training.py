@@ -42,7 +42,7 @@ class Recipe(Spec):
         TypeError: a field of the wrong type.
     """
 
-    kind: ClassVar[str] = "recipe"
+    kind: ClassVar[str] = "training_settings"
     backend: str
     data: str
     network: NetworkSpec
