@@ -13,6 +13,8 @@ import tomli_w
 from sbp_core import LIFSpec, LossSpec, NetworkSpec, Schedule, ShortcutSpec, validation
 from sbp_core.specs.base import Spec
 from sbp_lab import networks, trainers
+from sbp_lab.augment import Augmentation
+from sbp_lab.events import Frames
 from sbp_lab.methods import METHODS
 from sbp_lab.names import known
 from sbp_lab.optimizers import AdamW, Decay, LearningRate, Optimizer, milestones_of
@@ -50,7 +52,7 @@ class Recipe(Spec):
         batch_size: samples of an optimiser's step; what is left over at the end of an epoch is dropped.
         augment: what happens to a training sample, in this order.
         frames: how an event recording is cut into frames; None for images.
-        size: height and width to resize samples to; None: as they are.
+        size: height and width to resize images to; None: as they are.
         precision: what the network computes in.
         compile: torch.compile; TensorFlow and JAX always compile.
         clip_norm: largest L2 norm of the gradient of all weights together; None: any.
@@ -88,8 +90,8 @@ class Recipe(Spec):
     milestones: tuple[float, ...] = (0.5, 0.75)
     epochs: int = 300
     batch_size: int = 128
-    augment: tuple[Spec, ...] = ()
-    frames: Spec | None = None
+    augment: tuple[Augmentation, ...] = ()
+    frames: Frames | None = None
     size: tuple[int, int] | None = None
     precision: Precision = "float32"
     compile: bool = False
@@ -119,7 +121,7 @@ class Recipe(Spec):
             raise TypeError(f"augment must be a tuple of augmentations, got {self.augment!r}")
         self._set("augment", tuple(self.augment))
         for index, each in enumerate(self.augment):
-            _check_spec(f"augment[{index}]", each, _AUGMENTATION)
+            _check_spec(f"augment[{index}]", each, Augmentation)
         self._check_numbers()
 
     def _check_net(self) -> None:
@@ -147,6 +149,10 @@ class Recipe(Spec):
             self._set("size", validation.counts("size", self.size))
             if len(self.size) != 2:
                 raise ValueError(f"size must be height and width, got {self.size!r}")
+            if self.frames is not None:
+                raise ValueError(f"size must be left out with frames, which have a size of their own; got {self.size}")
+        if self.frames is not None and self.frames.steps != self.time_steps:
+            raise ValueError(f"time_steps must be frames.steps={self.frames.steps}, got {self.time_steps}")
         validation.choice("precision", self.precision, get_args(Precision))
         validation.flag("compile", self.compile)
         if self.clip_norm is not None:
@@ -191,7 +197,7 @@ class Recipe(Spec):
 
         Example:
             >>> Recipe(net="resnet18", width=8).network(size=(8, 8), num_classes=10, in_channels=1).default_taps
-            ('stem', 'layer1', 'layer2', 'layer3')
+            ('layer1', 'layer2', 'layer3')
         """
         if self.own:
             raise ValueError(f"net={self.net!r} is a network of your own: it has no spec")
@@ -199,7 +205,7 @@ class Recipe(Spec):
         found = networks.build(
             self.net,
             width=self.width,
-            size=self.size or size,
+            size=(self.frames.size if self.frames is not None else self.size) or size,
             num_classes=num_classes,
             in_channels=in_channels,
             time_steps=self.time_steps,
@@ -228,7 +234,8 @@ class Recipe(Spec):
                 near = get_close_matches(name, names, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"a recipe has {', '.join(names)}"
                 raise ValueError(f"unknown field {name!r}; {hint}")
-        return cls(**{name: _read(name, value) for name, value in given.items()})
+        decoded: dict[str, Any] = {name: _read(name, value) for name, value in given.items()}
+        return cls(**decoded)
 
     def to_toml(self) -> str:
         """Return the recipe as TOML, every field of it, for :meth:`from_toml`."""
@@ -261,9 +268,8 @@ _SPECS: dict[str, type[Spec]] = {
     "coefficient": Schedule,
     "loss": LossSpec,
     "optimizer": Optimizer,
-    "frames": Spec,
+    "frames": Frames,
 }
-_AUGMENTATION: type[Spec] = Spec
 
 
 def _check_spec(name: str, value: object, family: type[Spec]) -> None:
@@ -272,10 +278,12 @@ def _check_spec(name: str, value: object, family: type[Spec]) -> None:
 
 
 def _table(spec: Spec) -> dict[str, Any]:
-    values = {field.name: (getattr(spec, field.name), field.default) for field in fields(spec)}
-    return {
-        name: _plain(value) for name, (value, default) in values.items() if value is not None or default is not None
-    }
+    found = {}
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if value is not None or field.default is not None:
+            found[field.name] = _plain(value)
+    return found
 
 
 def _plain(value: object) -> object:
@@ -289,28 +297,22 @@ def _plain(value: object) -> object:
 
 
 def _read(name: str, value: object) -> object:
-    if name in _SPECS:
-        return _read_spec(name, value, _SPECS[name])
     if name == "augment" and isinstance(value, tuple | list):
-        return tuple(_read_spec(f"augment[{index}]", each, _AUGMENTATION) for index, each in enumerate(value))
-    return _value(value)
+        return tuple(_read_spec(f"augment[{index}]", each, Augmentation) for index, each in enumerate(value))
+    return _read_spec(name, value, _SPECS.get(name, Spec), named=name in _SPECS)
 
 
-def _read_spec(name: str, value: object, family: type[Spec]) -> object:
-    """Return a spec for its name, or for its fields."""
-    if isinstance(value, str):
+def _read_spec(name: str, value: object, family: type[Spec], *, named: bool = True) -> object:
+    """Return a spec for its fields, or, where there is but one family, for its name; other values as they are."""
+    if isinstance(value, list):
+        return tuple(_read_spec(f"{name}[{index}]", each, Spec, named=False) for index, each in enumerate(value))
+    if isinstance(value, str) and named:
         return family.families()[known(name, value, family.families())]()
-    if not isinstance(value, Mapping) or value == _NONE:
-        return _value(value)
+    if not isinstance(value, Mapping):
+        return value
+    if value == _NONE:
+        return None
     try:
-        return family.from_dict({key: _value(each) for key, each in value.items()})
+        return family.from_dict({key: _read_spec(key, each, Spec, named=False) for key, each in value.items()})
     except (ValueError, TypeError) as error:
         raise type(error)(f"{name}: {error}") from None
-
-
-def _value(value: object) -> object:
-    if isinstance(value, Mapping):
-        return None if value == _NONE else Spec.from_dict({key: _value(each) for key, each in value.items()})
-    if isinstance(value, list):
-        return tuple(_value(each) for each in value)
-    return value
