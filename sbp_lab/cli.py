@@ -227,7 +227,7 @@ def compare(
 
     Accuracy is the main output's alone, as in inference. At equal seeds every method and framework starts alike.
     """
-    from sbp_lab.results import processors
+    from sbp_lab.environment import processors
 
     recipe, _ = _recipe(
         backend, data, net, width, time_steps, surrogate, taps, combine, epochs, batch_size,
@@ -256,8 +256,10 @@ def gradients(
     Growing towards the input, the gradient explodes; shrinking, it vanishes.
     """
     from sbp_lab.diagnosis import gradient_norms
+    from sbp_lab.environment import machine, versions
+    from sbp_lab.files import write_json
     from sbp_lab.plots import plot_gradients
-    from sbp_lab.results import describe_network, machine, versions, write_json
+    from sbp_lab.results import describe_network
 
     recipe, dataset = _recipe(
         backend, data, net, width, time_steps, surrogate, taps, combine, 1, batch_size,

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from sbp_core.costs import Cost
-from sbp_lab.results import Comparison, describe, write_bytes
+from sbp_lab.files import write_bytes
+from sbp_lab.results import Comparison, describe
 
 #: Okabe and Ito's colours: told apart by colour-blind readers, and in grey.
 COLOURS = {"vanilla": "#4d4d4d", "shortcut": "#e69f00", "evolutionary": "#0072b2"}

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import math
-import os
-import platform
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +15,9 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from sbp_core import ResNetSpec
+from sbp_lab.environment import machine as machine
+from sbp_lab.environment import versions as versions
+from sbp_lab.files import finite, write_json
 from sbp_lab.methods import METHODS
 from sbp_lab.training import Epoch, Recipe, Run
 
@@ -110,7 +109,7 @@ class Comparison:
             "summary": [summary._asdict() for summary in self.summaries()],
             "runs": [dataclasses.asdict(run) | {"gradient_ratio": run.gradient_ratio} for run in self.runs],
         }
-        return {key: _finite(value) for key, value in content.items()}
+        return {key: finite(value) for key, value in content.items()}
 
     def write(self, folder: Path) -> Path:
         """Write ``results.json`` into ``folder`` and return its path."""
@@ -179,71 +178,6 @@ def describe(recipe: Recipe) -> str:
     return f"{describe_network(recipe)}, {recipe.epochs} epochs, {recipe.backend}"
 
 
-def write_json(path: Path, content: object) -> Path:
-    """Write JSON so that ``path`` holds either what it held before or all of ``content``, whatever interrupts.
-
-    Raises:
-        ValueError: ``content`` holds a number that JSON has not (NaN, infinity).
-        OSError: the folder cannot be written.
-    """
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    return write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> Path:
-    """Write a file under a temporary name beside ``path``, then rename it.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of this package and of what computes, of those that are installed."""
-    found = {"python": platform.python_version()}
-    for package in ("sbp", "numpy", "scikit-learn", "torch", "tensorflow", "keras", "jax", "flax", "optax"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> dict[str, Any]:
-    """Return the platform, the processor and the number of processors that this process may use."""
-    return {"platform": platform.platform(), "processor": _processor(), "processors": processors()}
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _summary(method: str, runs: Sequence[Run]) -> Summary:
     accuracies = [run.accuracy for run in runs]
     ratios = [run.gradient_ratio for run in runs]
@@ -256,16 +190,6 @@ def _summary(method: str, runs: Sequence[Run]) -> Summary:
         gradient_ratio_range=(min(ratios), max(ratios)),
         step_ms=statistics.median(run.step_ms for run in runs),
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _read_run(content: dict[str, Any]) -> Run:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import sbp_torch
 from sbp_core import registry
-from sbp_lab import cli, comparison, results, trainers
+from sbp_lab import cli, comparison, files, trainers
 from sbp_lab.cli import app
 
 # a parent may have told its children to ignore Ctrl-C
@@ -228,7 +228,7 @@ def test_a_disk_that_fills_while_training_does_not_cost_the_result(tmp_path, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     done = sbp("compare", "--methods", "vanilla", "--seeds", "1", "--epochs", "1", "--jobs", "1",
                "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
     assert done.exit_code == 1

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from sbp_core import ResNetSpec
-from sbp_lab import plots, results
+from sbp_lab import plots
 from sbp_lab.results import Comparison, table
 from sbp_lab.training import Epoch, Recipe, Run
 
@@ -90,19 +90,6 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(ValueError, match=r"does not hold a comparison of schema 'sbp.comparison/1'"):
         Comparison.read(tmp_path / "results.json")
-
-
-def test_an_interrupted_write_leaves_the_earlier_file_whole_and_nothing_beside_it(tmp_path, monkeypatch):
-    path = results.write_json(tmp_path / "results.json", {"earlier": 1})
-
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(results.os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        results.write_json(path, {"later": 2})
-    assert json.loads(path.read_text()) == {"earlier": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_the_table_shows_mean_spread_gradient_and_time():
