@@ -7,6 +7,7 @@ named as ``package.module:function``.
 import importlib
 import pkgutil
 
+from sbp_lab.data.fitting import fit
 from sbp_lab.data.in_memory import Dataset, load
 from sbp_lab.data.registry import DATASETS, Opener, data_set, open_data
 from sbp_lab.data.source import ArraySplit, Figures, FileSplit, Sample, Source, Split
@@ -25,6 +26,7 @@ __all__ = [
     "Source",
     "Split",
     "data_set",
+    "fit",
     "load",
     "open_data",
 ]

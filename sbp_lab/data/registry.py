@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 from sbp_lab.data.source import Source
+from sbp_lab.names import known
 
 #: Takes the folder that data lies in (None where none was said) and returns the data set, or says what is missing.
 Opener: TypeAlias = Callable[[Path | None], Source]
@@ -34,9 +36,10 @@ def data_set(name: str) -> Callable[[_Opener], _Opener]:
         raise ValueError(f"name must be a word without ':', '/' and spaces, got {name!r}")
 
     def register(opener: _Opener) -> _Opener:
-        known = DATASETS.get(name)
-        if known is not None and (known.__module__, known.__qualname__) != (opener.__module__, opener.__qualname__):
-            raise ValueError(f"name must be new, but {name!r} is {known.__module__}.{known.__qualname__}")
+        other = DATASETS.get(name, opener)
+        # the same function again is its module loaded anew
+        if (other.__module__, other.__qualname__) != (opener.__module__, opener.__qualname__):
+            raise ValueError(f"name must be new, but {name!r} is {other.__module__}.{other.__qualname__}")
         DATASETS[name] = opener
         return opener
 
@@ -66,8 +69,7 @@ def open_data(name: str, folder: str | Path | None = None) -> Source:
     if opener is None and ":" in name:
         opener, slash = _own(name), ""
     if opener is None:
-        known = ", ".join(map(repr, sorted(DATASETS)))
-        raise ValueError(f"data must be one of {known} or 'package.module:function'; got {name!r}")
+        opener = DATASETS[known("data", word, DATASETS)]
     if slash:
         if folder is None:
             raise ValueError(f"data {name!r} lies in a folder of data, and none was said")
@@ -75,7 +77,7 @@ def open_data(name: str, folder: str | Path | None = None) -> Source:
     source = opener(None if folder is None else Path(folder))
     if not isinstance(source, Source):
         raise TypeError(f"data {name!r} must be opened as a Source, got {type(source).__name__}")
-    return source
+    return replace(source, name=name)
 
 
 def _own(name: str) -> Opener:

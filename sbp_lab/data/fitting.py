@@ -1,0 +1,35 @@
+"""Brings an image to a size, as test images of ImageNet are brought to theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return ``image`` scaled until it covers ``size`` and a seventh more, then its middle; as it is where it fits.
+
+    Args:
+        image: (height, width, channels), uint8 or float32.
+        size: (height, width) wanted: 224 x 224 is the middle of an image whose shorter side is 256.
+
+    Example:
+        >>> fit(np.zeros((300, 400, 3), np.uint8), (224, 224)).shape
+        (224, 224, 3)
+    """
+    from PIL import Image
+
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    scale = max(height / image.shape[0], width / image.shape[1]) * 8 / 7
+    tall, wide = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    top, left = (tall - height) // 2, (wide - width) // 2
+    # channel by channel: Pillow knows one and three channels of uint8, and one of float32
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((wide, tall), Image.Resampling.BILINEAR))
+        for plane in np.moveaxis(np.ascontiguousarray(image), -1, 0)
+    ]
+    return np.stack(planes, -1)[top : top + height, left : left + width]
