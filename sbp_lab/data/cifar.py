@@ -135,7 +135,8 @@ def _source(
 def _check_counts(paths: list[Path], counts: list[int]) -> None:
     # CIFAR-100's one file to train on is as long as CIFAR-10's five
     shares = [5 // (len(paths) - 1)] * (len(paths) - 1) + [1]
-    whole = max(-(-count // share) for count, share in zip(counts, shares, strict=True))
+    wholes = [-(-count // share) for count, share in zip(counts, shares, strict=True)]
+    whole = max(wholes, key=lambda whole: (wholes.count(whole), whole))
     for path, count, share in zip(paths, counts, shares, strict=True):
         if count != whole * share:
             place = f"byte {path.stat().st_size}, record {count}"

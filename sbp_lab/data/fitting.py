@@ -24,9 +24,13 @@ def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
     if image.shape[:2] == (height, width):
         return image
-    scale = max(height / image.shape[0], width / image.shape[1]) * 8 / 7
-    tall, wide = max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-    top, left = (tall - height) // 2, (wide - width) // 2
+    tall, wide = round(height * 8 / 7), round(width * 8 / 7)
+    # the side that is shorter for its place decides; the other is rounded down, as torchvision does
+    if tall * image.shape[1] >= wide * image.shape[0]:
+        wide = tall * image.shape[1] // image.shape[0]
+    else:
+        tall = wide * image.shape[0] // image.shape[1]
+    top, left = round((tall - height) / 2), round((wide - width) / 2)
     # channel by channel: Pillow knows one and three channels of uint8, and one of float32
     planes = [
         np.asarray(Image.fromarray(plane).resize((wide, tall), Image.Resampling.BILINEAR))
