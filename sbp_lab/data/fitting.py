@@ -19,7 +19,7 @@ def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         >>> fit(np.zeros((300, 400, 3), np.uint8), (224, 224)).shape
         (224, 224, 3)
     """
-    from PIL import Image
+    from sbp_lab.augment.images import resize
 
     height, width = size
     if image.shape[:2] == (height, width):
@@ -31,9 +31,4 @@ def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     else:
         tall = wide * image.shape[0] // image.shape[1]
     top, left = round((tall - height) / 2), round((wide - width) / 2)
-    # channel by channel: Pillow knows one and three channels of uint8, and one of float32
-    planes = [
-        np.asarray(Image.fromarray(plane).resize((wide, tall), Image.Resampling.BILINEAR))
-        for plane in np.moveaxis(np.ascontiguousarray(image), -1, 0)
-    ]
-    return np.stack(planes, -1)[top : top + height, left : left + width]
+    return resize(image, (tall, wide))[top : top + height, left : left + width]
