@@ -43,6 +43,9 @@ class ImageAugmentation(Augmentation, abstract=True):
         array([0, 1, 2, 3], dtype=uint8)
     """
 
+    #: Whether it takes images of any size and gives those that the loader asks for.
+    any_size: ClassVar[bool] = False
+
     @abstractmethod
     def __call__(self, image: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Return the changed image, same dtype; ``image`` itself is left as it was."""

@@ -97,6 +97,7 @@ class ResizedCrop(ImageAugmentation):
     """
 
     kind: ClassVar[str] = "resized_crop"
+    any_size: ClassVar[bool] = True
     size: tuple[int, int] = (224, 224)
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3.0 / 4.0, 4.0 / 3.0)

@@ -1,0 +1,184 @@
+"""Batches made ahead of time by worker processes, through grain."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import traceback
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sbp_lab.batches import Batch, SampleError
+
+SHARED_MEMORY = Path("/dev/shm")
+
+#: Batches that each worker has ready, as long as there is room.
+AHEAD = 2
+
+
+class Stream:
+    """Batches 0, 1, 2, ... without an end, made by ``workers`` processes in turn.
+
+    The processes start with the first batch and live until :meth:`close`. They end with this one, however it ends; the
+    terminal's Ctrl-C does not reach them.
+
+    Args:
+        make: returns batch n; pickled for the workers.
+        workers: number of processes, at least 1.
+        batch_bytes: bytes of a batch, for which there must be room in shared memory.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], workers: int, batch_bytes: int) -> None:
+        self._make = make
+        self._workers = workers
+        self._batch_bytes = batch_bytes
+        self._next = 0
+        self._open: list[Any] = []
+        self._finalizer = weakref.finalize(self, _close, self._open)
+
+    def take(self, number: int) -> Batch:
+        """Return batch ``number``. The one after the last taken is ready soonest; at any other the workers start anew.
+
+        Raises:
+            SampleError: a worker could not make it.
+            RuntimeError: no room in shared memory, or a worker ended.
+        """
+        if self._open and self._next != number:
+            self.close()
+        try:
+            if not self._open:
+                self._start(number)
+            inputs, labels = next(self._open[0])
+        except SampleError as error:
+            self.close()
+            raised = SampleError(str(error))
+            raised.__notes__ = [note for note in getattr(error, "__notes__", ()) if "Grain" not in note]
+            raise raised from None
+        except RuntimeError as error:
+            self.close()
+            raise _died(error, self._workers) from error
+        except BaseException:
+            self.close()
+            raise
+        self._next = number + 1
+        # grain's arrays lie in shared memory that goes when they go, whoever still has a view
+        return np.array(inputs), np.array(labels)
+
+    def close(self) -> None:
+        """End the workers."""
+        _close(self._open)
+
+    def _start(self, number: int) -> None:
+        import grain
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            # grain asks absl for options of a command line that is not absl's
+            flags.FLAGS.mark_as_parsed()
+        dataset = (
+            grain.MapDataset.source(_Numbers(number))
+            .map(_Noted(self._make))
+            .to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+            .mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=self._workers, per_worker_buffer_size=_ahead(self._batch_bytes, self._workers)
+                ),
+                worker_init_fn=_prepare,
+            )
+        )
+        iterator = iter(dataset)
+        self._open.append(iterator)
+        # threads and processes inherit the mask of whoever starts them: no moment at which Ctrl-C ends a worker
+        masked = hasattr(signal, "pthread_sigmask")
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
+        try:
+            iterator.get_state()
+            iterator.start_prefetch()
+        finally:
+            if masked:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Noted:
+    """``make`` with its errors' tracebacks as notes: of an error, type, message and notes come through a pipe."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __call__(self, number: int) -> Batch:
+        try:
+            return self._make(number)
+        except SampleError as error:
+            error.add_note("".join(traceback.format_exception(error.__cause__ or error)))
+            raise
+
+
+class _Numbers:
+    """All whole numbers from ``first`` on, as a source of grain's."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> int:
+        return self._first + int(index)
+
+
+def _prepare(index: int, count: int) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    # a parent that is killed ends nobody: the other end of the pipe that it holds open closes
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ahead(batch_bytes: int, workers: int) -> int:
+    """Return how many batches each worker keeps ready.
+
+    Raises:
+        RuntimeError: shared memory has no room for one.
+    """
+    if not SHARED_MEMORY.exists():
+        return AHEAD
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    for ahead in range(AHEAD, 0, -1):
+        # as many again lie in the main process's own queue, one is being written and one read
+        if (2 * ahead + 2) * workers * batch_bytes <= free:
+            return ahead
+    raise RuntimeError(
+        f"workers must be fewer, or batch_size smaller: {workers} workers with batches of {batch_bytes >> 20} MB need "
+        f"{4 * workers * batch_bytes >> 20} MB of shared memory, and {SHARED_MEMORY} has {free >> 20} MB (in Docker: "
+        "--shm-size). workers=0 needs none"
+    )
+
+
+def _died(error: RuntimeError, workers: int) -> RuntimeError:
+    if "terminated unexpectedly" not in str(error):
+        return error
+    room = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free >> 20} MB" if SHARED_MEMORY.exists() else ""
+    return RuntimeError(
+        f"one of the loader's {workers} workers ended ({str(error).partition('. ')[0]}). Exit code 1: its error is "
+        'printed above; a script that makes a Loader with workers must do so under `if __name__ == "__main__":`. '
+        f"-9: the system was out of memory. -7: shared memory was full{room}"
+    )
+
+
+def _close(iterators: list[Any]) -> None:
+    # the list is emptied, so that nothing of grain's is left when the interpreter takes its modules apart
+    while iterators:
+        iterator = iterators.pop()
+        iterator.close()
