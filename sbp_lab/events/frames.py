@@ -37,6 +37,7 @@ class Frames(Spec):
         steps: number of frames, T.
         window: microseconds or events a step; None: the whole recording is cut into ``steps`` parts.
         size: (height, width) of the frames, at most the sensor's; None: the sensor's.
+        scale: "count", or "peak": each frame is divided by its largest value, so that it lies in 0 to 1.
 
     Raises:
         ValueError: a field out of range; in the call, a ``size`` larger than the sensor's.
@@ -61,8 +62,10 @@ class Frames(Spec):
     steps: int = 10
     window: int | None = None
     size: tuple[int, int] | None = None
+    scale: Literal["count", "peak"] = "count"
 
     def __post_init__(self) -> None:
+        validation.choice("scale", self.scale, ("count", "peak"))
         validation.choice("by", self.by, ("count", "time"))
         self._set("steps", validation.count("steps", self.steps))
         if self.window is not None:
@@ -91,7 +94,13 @@ class Frames(Spec):
         place = ((step * height + events.y) * width + events.x) * 2 + events.p
         counts = np.bincount(place, minlength=self.steps * height * width * 2)
         frames = counts.reshape(self.steps, height, width, 2).astype(np.float32)
-        return frames if shape == frames.shape else _scaled(frames, shape[1], shape[2])
+        if shape != frames.shape:
+            frames = _shrunk(frames, shape[1], shape[2])
+        if self.scale == "peak":
+            peaks = frames.max((1, 2, 3), keepdims=True)
+            peaks[peaks == 0] = 1
+            frames = frames / peaks
+        return frames
 
     def _cuts(self, events: Events) -> NDArray[np.int64]:
         """Return where the steps begin and the last one ends: steps + 1 numbers of events."""
@@ -107,11 +116,11 @@ class Frames(Spec):
         return np.minimum(ends, len(events))
 
 
-def _scaled(frames: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+def _shrunk(frames: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Return the counts (T, H, W, 2) shared by area among the pixels of a picture of (height, width)."""
     rows, columns = _shares(frames.shape[1], height), _shares(frames.shape[2], width)
-    scaled: NDArray[np.float32] = np.einsum("thwc,vw,uh->tuvc", frames, columns, rows, optimize=True)
-    return scaled if scaled.flags.c_contiguous else scaled.copy()
+    shrunk: NDArray[np.float32] = np.einsum("thwc,vw,uh->tuvc", frames, columns, rows, optimize=True)
+    return np.ascontiguousarray(shrunk)
 
 
 def _shares(old: int, new: int) -> NDArray[np.float32]:
