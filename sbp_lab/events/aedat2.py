@@ -86,7 +86,7 @@ def read_aedat2(path: str | Path, camera: Camera, *, order: Order = "strict") ->
     whole, rest = divmod(len(content) - start, _RECORD)
     if rest or not whole:
         end = f"the file ends {rest} bytes into record {whole}" if rest else "the file ends after its header"
-        raise ValueError(f"{path}: byte {len(content)}: expected records of {_RECORD} bytes, and {end}")
+        raise ValueError(f"{path}, byte {len(content)}: expected records of {_RECORD} bytes, and {end}")
     records = np.frombuffer(content, ">u4", offset=start).reshape(whole, 2)
     address, t = records[:, 0].astype(np.uint32), records[:, 1].astype(np.int64)
     special = (address & np.uint32(camera.other)) != 0
@@ -102,7 +102,7 @@ def read_aedat2(path: str | Path, camera: Camera, *, order: Order = "strict") ->
     if odd.any():
         first = int(np.argmax(odd))
         raise ValueError(
-            f"{path}: byte {start + _RECORD * first}: expected an address of a {camera.name}, {height} x {width} "
+            f"{path}, byte {start + _RECORD * first}: expected an address of a {camera.name}, {height} x {width} "
             f"(height x width), found {int(flags[first]):#010x} in record {first}"
         )
     p = ((address >> np.uint32(camera.polarity)) & np.uint32(1)) == camera.on

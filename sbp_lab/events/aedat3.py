@@ -24,8 +24,8 @@ _PACKET = struct.Struct("<hhiiiiii")
 _POLARITY = 1
 #: Bytes of an event, where the type fixes it: special, polarity, and two of motion.
 _SIZES = {0: 8, 1: 8, 3: 36, 4: 48}
-#: The types that the format knows, and from where on users have their own.
-_LAST_TYPE, _FIRST_OWN_TYPE = 13, 100
+#: The format knows the types up to it. Users' own, from 100 on, are refused: a damaged type must not hide a packet.
+_LAST_TYPE = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,18 +147,18 @@ def _packets(path: Path, content: bytes, span: Span | None) -> Iterator[_Packet]
     if span is None:
         lines, at = header(path, content, "3.1")
         if lines[-1].strip() != "!END-HEADER":
-            raise ValueError(f"{path}: byte {at}: expected the header to end with a line #!END-HEADER, and it does not")
+            raise ValueError(f"{path}, byte {at}: expected the header to end with a line #!END-HEADER, and it does not")
         odd = [line for line in lines if line.startswith("Format:") and line.split(":", 1)[1].strip() != "RAW"]
         if odd:
-            raise ValueError(f"{path}: expected the header's #Format: RAW, found {('#' + odd[0])!r}")
+            raise ValueError(f"{path}, its header: expected #Format: RAW, found {('#' + odd[0])!r}")
         if at == len(content):
-            raise ValueError(f"{path}: byte {at}: expected packets, and the file ends after its header")
+            raise ValueError(f"{path}, byte {at}: expected packets, and the file ends after its header")
         base, number = 0, 0
     else:
         at, base, number = 0, span.begin, span.first
     while at < len(content):
         begin = base + at
-        where = f"{path}: packet {number} at byte {begin}"
+        where = f"{path}, packet {number} at byte {begin}"
         if at + _PACKET.size > len(content):
             raise ValueError(
                 f"{where}: expected a header of {_PACKET.size} bytes, the file ends after {len(content) - at}"
@@ -166,11 +166,7 @@ def _packets(path: Path, content: bytes, span: Span | None) -> Iterator[_Packet]
         kind, _, each, time_at, overflows, room, count, valid = _PACKET.unpack_from(content, at)
         fixed = _SIZES.get(kind, each)
         for what, value, right in (
-            (
-                f"a type of 0 to {_LAST_TYPE}, or from {_FIRST_OWN_TYPE} on",
-                kind,
-                0 <= kind <= _LAST_TYPE or kind >= _FIRST_OWN_TYPE,
-            ),
+            (f"a type of 0 to {_LAST_TYPE}", kind, 0 <= kind <= _LAST_TYPE),
             (f"{fixed} bytes an event of type {kind}", each, each == fixed and each > 0),
             ("the time at byte 4 of an event", time_at, time_at == 4 or kind not in _SIZES),
             ("a count of overflows of at least 0", overflows, overflows >= 0),
@@ -204,12 +200,12 @@ def _events(path: Path, content: bytes, packet: _Packet, size: tuple[int, int]) 
     valid = (data & 1) == 1
     x, y = data >> 17, (data >> 2) & 0x7FFF
     if valid.sum() != packet.valid:
-        raise ValueError(f"{path}: {packet}: expected {packet.valid} valid events, found {valid.sum()}")
+        raise ValueError(f"{path}, {packet}: expected {packet.valid} valid events, found {valid.sum()}")
     odd = valid & ((x >= size[1]) | (y >= size[0]) | (t >= 2**31))
     if odd.any():
         first = int(np.argmax(odd))
         raise ValueError(
-            f"{path}: {packet}, event {first}: expected x below {size[1]}, y below {size[0]} and a time below 2^31, "
+            f"{path}, {packet}, event {first}: expected x below {size[1]}, y below {size[0]} and a time below 2^31, "
             f"found {x[first]}, {y[first]} and {t[first]}"
         )
     columns = [t + (packet.overflows << 31), x, y, (data >> 1) & 1]

@@ -45,7 +45,7 @@ def read_bin(path: str | Path, *, size: tuple[int, int], overflow: bool = False)
     whole, rest = divmod(len(content), _RECORD)
     if rest or not whole:
         end = f"the file ends {rest} bytes into record {whole}" if rest else "the file is empty"
-        raise ValueError(f"{path}: byte {len(content)}: expected records of {_RECORD} bytes, and {end}")
+        raise ValueError(f"{path}, byte {len(content)}: expected records of {_RECORD} bytes, and {end}")
     records = np.frombuffer(content, np.uint8).reshape(whole, _RECORD)
     x, y = records[:, 0], records[:, 1]
     t = ((records[:, 2] & 127).astype(np.int64) << 16) | (records[:, 3].astype(np.int64) << 8) | records[:, 4]
@@ -59,7 +59,7 @@ def read_bin(path: str | Path, *, size: tuple[int, int], overflow: bool = False)
         if values.size and values.max() >= sides:
             bad = int(np.argmax(values >= sides))
             raise ValueError(
-                f"{path}: byte {_RECORD * kept[bad]}: expected {name} below {sides}, the sensor being {height} x "
+                f"{path}, byte {_RECORD * kept[bad]}: expected {name} below {sides}, the sensor being {height} x "
                 f"{width} (height x width), found {values[bad]} in record {kept[bad]}"
             )
 

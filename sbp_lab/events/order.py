@@ -42,7 +42,7 @@ def in_order(
     if back.size and order == "strict":
         first = int(back[0]) + 1
         raise ValueError(
-            f"{path}: {place(first)}: expected a time of at least {t[first - 1]} us, that of the event in front, "
+            f"{path}, {place(first)}: expected a time of at least {t[first - 1]} us, that of the event in front, "
             f"found {t[first]} us"
         )
     if back.size:
