@@ -20,7 +20,7 @@ PUBLISHED = Published(
     url="https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
     size="ten .zip files, some 16 GB unpacked: 10,000 recordings of 205,000 events",
     folders=("CIFAR10-DVS", "CIFAR10DVS", "cifar10-dvs", "CIFAR10DVS/extract"),
-    layout="airplane ... truck, each with 1,000 recordings, as in cat/cifar10_cat_0.aedat ... cat/cifar10_cat_999.aedat",
+    layout="airplane ... truck, each with 1,000 recordings: cat/cifar10_cat_0.aedat ... cat/cifar10_cat_999.aedat",
     archives=tuple(f"{name}.zip" for name in NAMES),
 )
 _PER_CLASS, _TEST_PER_CLASS = 1000, 100
@@ -95,13 +95,12 @@ def open_part(
         if lost.size or len(found) != per_class:
             what = f"no cifar10_{class_name}_{lost[0]}.aedat" if lost.size else f"number {found.max()}"
             raise ValueError(
-                f"{place / class_name}: expected recordings 0 to {per_class - 1}, found {len(found)} and {what}; get it "
-                f"from {PUBLISHED.url}"
+                f"{place / class_name}: expected recordings 0 to {per_class - 1}, found {len(found)} and {what}; "
+                f"get it from {PUBLISHED.url}"
             )
     test = (numbers >= test_from) & (numbers < test_from + test_per_class)
     train_split, test_split = (
-        DvsSplit(place, tuple(file for file, taken in zip(files, part, strict=True) if taken), labels[part])
-        for part in (~test, test)
+        DvsSplit(place, tuple(np.array(files)[part].tolist()), labels[part]) for part in (~test, test)
     )
     return Source(
         name=name, train=train_split, test=test_split, class_names=NAMES, size=DVS128.size, channels=2, events=True

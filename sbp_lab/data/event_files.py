@@ -73,6 +73,8 @@ def gather(folder: Path, classes: Sequence[str], ending: str) -> tuple[tuple[str
     """
     files, labels = [], []
     for label, name in enumerate(classes):
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder / name}: expected a folder of recordings, found a file")
         there = names_in(folder / name)
         strange = [file for file in there if not file.endswith(ending)]
         if strange or not there:

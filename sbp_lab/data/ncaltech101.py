@@ -47,13 +47,7 @@ def ncaltech101(folder: Path | None) -> Source:
             train = place_in_class < -(-counts * _TRAIN // _OF)[labels]
             train &= place_in_class < (counts - 1)[labels]
             splits = [
-                BinSplit(
-                    place,
-                    tuple(file for file, wanted in zip(files, part, strict=True) if wanted),
-                    labels[part],
-                    size=SIZE,
-                    overflow=True,
-                )
+                BinSplit(place, tuple(np.array(files)[part].tolist()), labels[part], size=SIZE, overflow=True)
                 for part in (train, ~train)
             ]
             return Source(

@@ -10,6 +10,7 @@ from sbp_lab.data.registry import data_set
 from sbp_lab.data.source import Source
 
 SIZE = (34, 34)
+_DIGITS = tuple("0123456789")
 PUBLISHED = Published(
     title="N-MNIST",
     url="https://www.garrickorchard.com/datasets/n-mnist",
@@ -28,23 +29,19 @@ def nmnist(folder: Path | None) -> Source:
         FileNotFoundError: the files are missing; the message says where to get them and how to lay them out.
         ValueError: a folder that is no digit's or holds no recording, or a file that is none.
     """
-    digits = tuple("0123456789")
     for place in PUBLISHED.places(folder):
         if (place / "Train").is_dir() or (place / "Test").is_dir():
-            splits = []
             for part in ("Train", "Test"):
                 if not (place / part).is_dir():
                     raise FileNotFoundError(f"{place / part} is missing: {PUBLISHED.title} is {PUBLISHED.layout}")
-                class_folders(place / part, digits)
-                files, labels = gather(place, [f"{part}/{digit}" for digit in digits], ".bin")
-                splits.append(BinSplit(place, files, labels, size=SIZE))
+            train, test = (_split(place, part) for part in ("Train", "Test"))
             return Source(
-                name="nmnist",
-                train=splits[0],
-                test=splits[1],
-                class_names=digits,
-                size=SIZE,
-                channels=2,
-                events=True,
+                name="nmnist", train=train, test=test, class_names=_DIGITS, size=SIZE, channels=2, events=True
             )
     raise PUBLISHED.missing(folder)
+
+
+def _split(place: Path, part: str) -> BinSplit:
+    class_folders(place / part, _DIGITS)
+    files, labels = gather(place, [f"{part}/{digit}" for digit in _DIGITS], ".bin")
+    return BinSplit(place, files, labels, size=SIZE)
