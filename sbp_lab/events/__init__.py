@@ -2,6 +2,7 @@
 
 from sbp_lab.events.aedat2 import DAVIS240, DAVIS346, DAVIS640, DVS128, Camera, read_aedat2
 from sbp_lab.events.aedat3 import read_aedat3
+from sbp_lab.events.augment import EventAugmentation, EventCutMix, EventDrop, EventFlip, EventRoll
 from sbp_lab.events.bin import read_bin
 from sbp_lab.events.events import Events
 from sbp_lab.events.frames import Frames
@@ -12,6 +13,11 @@ __all__ = [
     "DAVIS640",
     "DVS128",
     "Camera",
+    "EventAugmentation",
+    "EventCutMix",
+    "EventDrop",
+    "EventFlip",
+    "EventRoll",
     "Events",
     "Frames",
     "read_aedat2",
