@@ -158,6 +158,8 @@ def _python_names(place: Path, version: _Version) -> tuple[str, ...]:
 def _binary_names(place: Path, version: _Version) -> tuple[str, ...]:
     path = place / version.names[1]
     text = read_file(path, version.published).decode("latin-1")
+    if not text.endswith("\n"):
+        raise damaged(path, f"byte {len(text)}", "the end within a name", "a line for each name")
     return _checked_names(path, "line by line", [line.strip() for line in text.splitlines() if line.strip()], version)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ IMAGENET_FIGURES = Figures(
     mean=tuple(255 * mean for mean in (0.485, 0.456, 0.406)),
     deviation=tuple(255 * deviation for deviation in (0.229, 0.224, 0.225)),
 )
+# a damaged header may ask for gigabytes
+_PIXELS_AT_MOST = 100_000_000
 _USUAL = (224, 224)
 _OWN = Published(
     title="A data set of image folders",
@@ -82,8 +83,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # of odd metadata: the pixels are what counts
+        with Image.open(path) as image:
+            if image.width * image.height > _PIXELS_AT_MOST:
+                found = f"{image.width} x {image.height} pixels"
+                raise damaged(path, "its header", found, f"at most {_PIXELS_AT_MOST // 1_000_000} million")
             if image.mode.startswith(("I", "F")):
                 raise damaged(path, "its header", f"mode {image.mode}", "at most 8 bits a channel")
             return np.array(image.convert("RGB"))

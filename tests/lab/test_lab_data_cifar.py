@@ -185,7 +185,7 @@ def damage(path, change):
             lambda b: b[:3073] + b"\x0a" + b[3074:],
             r"byte 3073, record 1: expected a label of 0 \.\. 9, found label 10",
         ),
-        ("cifar10", "batches.meta.txt", lambda b: b[:-12], r"expected 10 names of classes"),
+        ("cifar10", "batches.meta.txt", lambda b: b[:-8], r"expected 10 names of classes"),
         ("cifar100", "train.bin", lambda b: b[: 19 * 3074], r"record 19: expected 20 images"),
         ("cifar100", "test.bin", lambda b: b[: 3 * 3074], r"record 3: expected 4 images"),
         (
@@ -209,6 +209,20 @@ def test_a_damaged_binary_file_is_named_with_the_place(name, file, change, messa
     with pytest.raises(ValueError, match=message) as error:
         open_data(name, tmp_path)
     assert str(error.value).startswith(str(folder / file))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_file_cut_anywhere_is_named_and_nothing_of_it_is_used(writer, tmp_path):
+    folder = tmp_path / FOLDERS["cifar10"][writer == "binary"]
+    WRITERS[writer]("cifar10", folder)
+    for path in sorted(folder.glob("*batch*2*")) + sorted(folder.glob("*.meta*")):
+        whole = path.read_bytes()
+        # the text of names ends in two ends of line, of which one is enough
+        for length in range(0, len(whole) - 1, max(1, len(whole) // 25)):
+            path.write_bytes(whole[:length])
+            with pytest.raises(ValueError, match=path.name):
+                open_data("cifar10", tmp_path)
+        path.write_bytes(whole)
 
 
 def test_a_batch_that_is_a_copy_of_another_is_found(tmp_path):
