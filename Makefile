@@ -71,6 +71,8 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/triton triton==3.9.0
 	# apart: their requirements conflict with the others'; the matrix and SpikingJelly's example import them
 	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
+	# apart: beside a torch for the CPU its compiled operators are missing, and lightning imports it where it finds it
+	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/vision torchvision==0.28.0
 	touch $@
 
 $(QUICK)/installed: pyproject.toml constraints.txt
@@ -86,7 +88,7 @@ PEERS := .venv-peers
 BENCH := PYTHONPATH=.:backends:conformance $(PEERS)/bin/python benchmarks
 # glibc gives freed memory of some sizes back and takes it anew, page by page: whose, in which order, is luck
 REUSE := MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184
-.PHONY: peers matrix matrix-peers bench bench-xla
+.PHONY: peers matrix matrix-peers bench bench-xla bench-loader
 
 peers: $(PEERS)/installed
 	PYTHONPATH=. $(PEERS)/bin/python conformance/peers --out docs/peers.md
@@ -111,6 +113,10 @@ $(OTHERS)/installed: tests/others/requirements.txt
 # every PyTorch network also in two processes
 matrix-peers: wheel
 	SBP_TEST_EVERY_NETWORK=1 PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests/torch/test_torch_matrix.py
+
+# CIFAR-10's images where SBP_DATA has them, else random ones
+bench-loader: wheel
+	$(TEST)/bin/python benchmarks/loader.py
 
 bench: $(PEERS)/installed
 	$(REUSE) $(BENCH)/neuron_cpu.py --rounds 31

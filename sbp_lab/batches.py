@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sbp_core import validation
 from sbp_lab.augment import STAGES, Augmentation, BatchAugmentation, ImageAugmentation
-from sbp_lab.augment.images import check_size, fit
+from sbp_lab.augment.images import check_size, resize
+from sbp_lab.data.fitting import fit
 from sbp_lab.data.source import Source, Split
 from sbp_lab.events import Events, Frames
 
@@ -61,6 +62,7 @@ class BatchMaker:
         check_augment(augment, source, frames, size)
         self.num_classes = source.num_classes
         self.frames = frames
+        self._stored = tuple(source.size)
         self.part = "training" if training else "test"
         self.name = source.name
         self.split: Split = source.train if training else source.test
@@ -116,7 +118,7 @@ class BatchMaker:
         """Return a sample before it is normalised, or as frames."""
         sample: Any = self._guarded(place, "", lambda: self.split[place])
         if isinstance(sample, np.ndarray) and self._fitted:
-            sample = self._guarded(place, "size: ", partial(_fitted, sample, self.sample_shape))
+            sample = self._guarded(place, "size: ", partial(self._sized, sample))
         if self.stages["stored"]:
             rng = self._chance.generator(epoch, place, 0)
             for each in self.stages["stored"]:
@@ -129,6 +131,13 @@ class BatchMaker:
         if sample.shape != self.sample_shape:
             raise self._error(place, f"must have shape {self.sample_shape}, got {sample.shape}")
         return sample
+
+    def _sized(self, image: NDArray[Any]) -> NDArray[Any]:
+        size = self.sample_shape[0], self.sample_shape[1]
+        if image.ndim != 3 or image.shape[:2] == size:
+            return image
+        # all images alike are stretched; of those of their own sizes the middle is taken
+        return resize(image, size) if image.shape[:2] == self._stored else fit(image, size)
 
     def _stacked(self, epoch: int, samples: list[NDArray[Any]], places: NDArray[np.int64]) -> NDArray[np.float32]:
         if not samples:
@@ -228,12 +237,6 @@ def check_augment(
             if getattr(each, "size", wanted) != tuple(wanted):
                 raise ValueError(f"augment must have {each.kind!r} of size={tuple(wanted)}, the images'; got {each}")
         before = each
-
-
-def _fitted(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    if image.ndim == 3 and image.shape[:2] != shape[:2]:
-        return fit(image, (shape[0], shape[1]))
-    return image
 
 
 def _changed(each: Augmentation, sample: Any, rng: np.random.Generator) -> Any:

@@ -38,7 +38,8 @@ class Loader:
         augment: what to do to training samples, in order of the stages (stored, normalised, batch). With one on
             batches the labels are shares of classes, float32 (batch, classes); else classes, int64 (batch,).
         frames: how recordings of events become frames (time, height, width, 2); None for images.
-        size: (height, width) to bring images to; None: the source's.
+        size: (height, width) to bring images to; None: the source's. Images of the source's size are stretched, and of
+            those of other sizes the middle is taken (:func:`sbp_lab.data.fit`), unless an augmentation takes its part.
         workers: processes that make batches ahead of time; with 0 there are none. Test batches of a split that is in
             memory are made here in any case.
         shard: ``(index, count)``: of every batch the part ``index`` of ``count``, for several processes that train

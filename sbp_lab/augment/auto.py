@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -166,78 +167,136 @@ def operate(image: Pixels, name: str, strength: float, fill: int = 0) -> Pixels:
         >>> operate(np.full((1, 1, 1), 200, np.uint8), "Invert", 0.0).item()
         55
     """
-    if name in _BY_TABLE:
-        return _looked_up(image, _BY_TABLE[name](image, strength))
-    gray = image.shape[2] == 1
-    picture = Image.fromarray(np.ascontiguousarray(image[..., 0] if gray else image))
-    changed = _BY_PILLOW[name](picture, strength, fill if gray else (fill,) * 3)
-    return np.asarray(changed).reshape(image.shape)
+    if name in _MOVES:
+        return _moved(image, name, strength, fill)
+    return _COLOURS[name](image, strength)
 
 
-def _looked_up(image: Pixels, table: NDArray[np.integer[Any]]) -> Pixels:
-    # one table for all channels, or a column for each
-    if table.ndim == 1:
-        return table.astype(np.uint8)[image]
-    return table.astype(np.uint8)[image, np.arange(image.shape[2])]
+_LEVELS = np.arange(256, dtype=np.float32)
+#: Larger images are moved by Pillow; a smaller one by a table of where its pixels come from, which is kept.
+_LARGEST_MAP = 64 * 64
 
 
-def _histograms(image: Pixels) -> NDArray[np.int64]:
-    channels = image.shape[2]
-    places = image.astype(np.intp) * channels + np.arange(channels)
-    return np.bincount(places.ravel(), minlength=256 * channels).reshape(256, channels)
-
-
-def _contrasted(image: Pixels) -> NDArray[np.integer[Any]]:
-    """Return a table that stretches each channel to 0 .. 255."""
-    present = _histograms(image) > 0
-    low, high = present.argmax(axis=0), 255 - present[::-1].argmax(axis=0)
-    flat = high <= low
-    scale = 255.0 / np.where(flat, 1, high - low)
-    # in this order, and cut off: Pillow's rounding
-    stretched = np.clip(np.trunc(_LEVELS[:, None] * scale + -low * scale), 0, 255).astype(np.int64)
-    return np.where(flat, _LEVELS[:, None], stretched)
-
-
-def _equalized(image: Pixels) -> NDArray[np.integer[Any]]:
-    """Return a table after which each channel's values are as evenly spread as can be."""
-    counts = _histograms(image)
-    highest = 255 - (counts > 0)[::-1].argmax(axis=0)
-    step = (image.shape[0] * image.shape[1] - counts[highest, np.arange(image.shape[2])]) // 255
-    below = np.cumsum(counts, axis=0) - counts
-    spread = np.minimum((step // 2 + below) // np.maximum(step, 1), 255)
-    return np.where(step == 0, _LEVELS[:, None], spread)
-
-
-_LEVELS = np.arange(256)
-_BY_TABLE: dict[str, Callable[[Pixels, float], NDArray[np.integer[Any]]]] = {
-    "Posterize": lambda image, m: _LEVELS & ~(2 ** (8 - int(m)) - 1),
-    "Solarize": lambda image, m: np.where(m > _LEVELS, _LEVELS, 255 - _LEVELS),
-    "AutoContrast": lambda image, m: _contrasted(image),
-    "Equalize": lambda image, m: _equalized(image),
-    "Invert": lambda image, m: 255 - _LEVELS,
-}
-
-
-def _transformed(picture: Image.Image, matrix: tuple[float, ...], fill: Colour) -> Image.Image:
+def _affine(picture: Image.Image, matrix: tuple[float, ...], fill: Colour) -> Image.Image:
     # the output's pixel (x, y) is the input's at (a x + b y + c, d x + e y + f)
     return picture.transform(picture.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST, fillcolor=fill)
 
 
-def _contrast(picture: Image.Image, factor: float) -> Image.Image:
-    # ImageEnhance.Contrast, whose mean takes a histogram in Python
-    mean = int(np.asarray(picture.convert("L")).mean() + 0.5)
-    gray: Colour = mean if picture.mode == "L" else (mean,) * 3
-    return Image.blend(Image.new(picture.mode, picture.size, gray), picture, factor)
-
-
-_BY_PILLOW: dict[str, Callable[[Image.Image, float, Colour], Image.Image]] = {
-    "ShearX": lambda picture, m, fill: _transformed(picture, (1, m, 0, 0, 1, 0), fill),
-    "ShearY": lambda picture, m, fill: _transformed(picture, (1, 0, 0, m, 1, 0), fill),
-    "TranslateX": lambda picture, m, fill: _transformed(picture, (1, 0, -int(m), 0, 1, 0), fill),
-    "TranslateY": lambda picture, m, fill: _transformed(picture, (1, 0, 0, 0, 1, -int(m)), fill),
+_MOVES: dict[str, Callable[[Image.Image, float, Colour], Image.Image]] = {
+    "ShearX": lambda picture, m, fill: _affine(picture, (1, m, 0, 0, 1, 0), fill),
+    "ShearY": lambda picture, m, fill: _affine(picture, (1, 0, 0, m, 1, 0), fill),
+    "TranslateX": lambda picture, m, fill: _affine(picture, (1, 0, -int(m), 0, 1, 0), fill),
+    "TranslateY": lambda picture, m, fill: _affine(picture, (1, 0, 0, 0, 1, -int(m)), fill),
     "Rotate": lambda picture, m, fill: picture.rotate(m, Image.Resampling.NEAREST, fillcolor=fill),
-    "Brightness": lambda picture, m, fill: ImageEnhance.Brightness(picture).enhance(1.0 + m),
-    "Color": lambda picture, m, fill: ImageEnhance.Color(picture).enhance(1.0 + m),
-    "Contrast": lambda picture, m, fill: _contrast(picture, 1.0 + m),
-    "Sharpness": lambda picture, m, fill: ImageEnhance.Sharpness(picture).enhance(1.0 + m),
+}
+
+
+def _moved(image: Pixels, name: str, strength: float, fill: int) -> Pixels:
+    height, width, channels = image.shape
+    if height * width > _LARGEST_MAP:
+        picture = _picture(image)
+        moved = _MOVES[name](picture, strength, fill if channels == 1 else (fill,) * channels)
+        return np.asarray(moved).reshape(image.shape)
+    origin, outside = _origins(name, strength, height, width)
+    pixels = image.reshape(height * width, channels).take(origin, axis=0)
+    pixels[outside] = fill
+    return pixels.reshape(image.shape)
+
+
+@lru_cache(maxsize=512)
+def _origins(name: str, strength: float, height: int, width: int) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return which pixel each pixel is after a move, and which come from outside: Pillow moves their numbers."""
+    numbers = np.arange(height * width, dtype=np.int32).reshape(height, width)
+    moved = np.array(_MOVES[name](Image.fromarray(numbers), strength, -1)).ravel()
+    return np.maximum(moved, 0), np.flatnonzero(moved < 0)
+
+
+def _picture(image: Pixels) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(image[..., 0] if image.shape[2] == 1 else image))
+
+
+def _planes(image: Pixels) -> Pixels:
+    """Return (channels, pixels): reductions along a last axis of three channels would be slow."""
+    return np.ascontiguousarray(image.reshape(-1, image.shape[2]).T)
+
+
+def _by_tables(planes: Pixels, tables: Pixels, shape: tuple[int, ...]) -> Pixels:
+    """Return an image each of whose channels went through its table, (channels, 256)."""
+    changed = tables.ravel().take(_places(planes))
+    return np.ascontiguousarray(changed.T).reshape(shape)
+
+
+def _places(planes: Pixels) -> NDArray[np.int64]:
+    return planes + np.arange(0, 256 * len(planes), 256)[:, None]
+
+
+def _contrasted(image: Pixels, _: float) -> Pixels:
+    """Return an image each of whose channels is stretched to 0 .. 255."""
+    planes = _planes(image)
+    low, high = planes.min(axis=1), planes.max(axis=1)
+    flat = high <= low
+    # in this order, and cut off: Pillow's rounding
+    scale = 255.0 / np.where(flat, 255, high - low)
+    shift = np.where(flat, 0.0, -low.astype(np.float64) * scale)
+    tables = (np.arange(256) * scale[:, None] + shift[:, None]).clip(0, 255).astype(np.uint8)
+    return _by_tables(planes, tables, image.shape)
+
+
+def _equalized(image: Pixels, _: float) -> Pixels:
+    """Return an image each of whose channels has its levels spread as evenly as can be."""
+    planes = _planes(image)
+    channels, pixels = planes.shape
+    counts = np.bincount(_places(planes).ravel(), minlength=256 * channels).reshape(channels, 256)
+    step = (pixels - counts[np.arange(channels), planes.max(axis=1)]) // 255
+    spread = counts.cumsum(axis=1)
+    spread -= counts
+    spread += step[:, None] // 2
+    spread //= np.maximum(step, 1)[:, None]
+    spread[step == 0] = np.arange(256)
+    return _by_tables(planes, spread.clip(0, 255).astype(np.uint8), image.shape)
+
+
+def _gray(image: Pixels) -> NDArray[np.integer[Any]]:
+    """Return the image in gray, (height, width), as Pillow does (ITU-R 601-2)."""
+    if image.shape[2] == 1:
+        return image[..., 0]
+    weights = np.array([19595, 38470, 7471], np.int32)
+    gray: NDArray[np.int32] = (image.reshape(-1, 3) @ weights + 0x8000) >> 16
+    return gray.reshape(image.shape[:2])
+
+
+def _blended(base: NDArray[Any] | np.float32, values: NDArray[Any], share: float) -> Pixels:
+    """Return ``base + share (values - base)``, Pillow's blend: in float32, cut off."""
+    start: NDArray[np.float32] = np.asarray(base, np.float32)
+    blend: NDArray[np.float32] = start + np.float32(share) * (values - start)
+    return blend.clip(0, 255).astype(np.uint8)
+
+
+def _coloured(image: Pixels, m: float) -> Pixels:
+    return _blended(_gray(image)[..., None], image, 1.0 + m)
+
+
+def _brightened(image: Pixels, m: float) -> Pixels:
+    return _blended(np.float32(0.0), _LEVELS, 1.0 + m).take(image)
+
+
+def _pronounced(image: Pixels, m: float) -> Pixels:
+    mean = int(_gray(image).mean() + 0.5)
+    return _blended(np.float32(mean), _LEVELS, 1.0 + m).take(image)
+
+
+def _sharpened(image: Pixels, m: float) -> Pixels:
+    return np.asarray(ImageEnhance.Sharpness(_picture(image)).enhance(1.0 + m)).reshape(image.shape)
+
+
+_COLOURS: dict[str, Callable[[Pixels, float], Pixels]] = {
+    "Brightness": _brightened,
+    "Color": _coloured,
+    "Contrast": _pronounced,
+    "Sharpness": _sharpened,
+    "Posterize": lambda image, m: image & np.uint8(256 - 2 ** (8 - int(m))),
+    "Solarize": lambda image, m: np.where(image < m, image, 255 - image),
+    "AutoContrast": _contrasted,
+    "Equalize": _equalized,
+    "Invert": lambda image, m: 255 - image,
 }

@@ -67,7 +67,8 @@ class Crop(ImageAugmentation):
         height, width = image.shape[:2]
         most = self.padding
         down, right = int(rng.integers(-most, most + 1)), int(rng.integers(-most, most + 1))
-        moved = np.full_like(image, self.fill)
+        moved = np.empty_like(image)
+        moved[:] = self.fill
         # rows of the result that the image covers, and the same rows of the image
         rows, columns = _overlap(down, height), _overlap(right, width)
         moved[rows[0], columns[0]] = image[rows[1], columns[1]]
@@ -191,21 +192,6 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         for channel in np.moveaxis(image, 2, 0)
     ]
     return np.stack(channels, axis=2)
-
-
-def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Return the middle of an image at ``size``: its shorter side is resized first, so that nothing is stretched.
-
-    Example:
-        >>> fit(np.zeros((30, 50, 3), np.uint8), (20, 20)).shape
-        (20, 20, 3)
-    """
-    height, width = image.shape[:2]
-    factor = max(size[0] / height, size[1] / width)
-    rows, columns = max(size[0], round(height * factor)), max(size[1], round(width * factor))
-    large = resize(image, (rows, columns))
-    top, left = (rows - size[0]) // 2, (columns - size[1]) // 2
-    return large[top : top + size[0], left : left + size[1]]
 
 
 def check_size(name: str, size: tuple[int, int]) -> tuple[int, int]:

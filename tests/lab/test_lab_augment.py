@@ -16,7 +16,7 @@ from sbp_lab.augment import (
     MixUp,
     ResizedCrop,
 )
-from sbp_lab.augment.images import fit, resize
+from sbp_lab.augment.images import resize
 
 IMAGES = [Flip(), Crop(), ResizedCrop(size=(16, 16)), Cutout(size=8), AutoAugment()]
 BATCHES = [MixUp(), CutMix()]
@@ -188,14 +188,6 @@ def test_resizing_to_a_half_is_near_the_mean_of_four_pixels(channels, dtype):
     means = image.reshape(8, 2, 8, 2, channels).mean(axis=(1, 3))
     np.testing.assert_allclose(found[1:-1, 1:-1], means[1:-1, 1:-1], atol=1.0)
     assert resize(image, (16, 16)) is image
-
-
-def test_fitting_keeps_the_middle_and_its_proportions():
-    image = np.zeros((20, 60, 3), np.uint8)
-    image[:, 20:40] = 200
-    found = fit(image, (10, 10))
-    assert found.shape == (10, 10, 3)
-    assert (found[:, 1:-1] == 200).all()
 
 
 @pytest.mark.parametrize(

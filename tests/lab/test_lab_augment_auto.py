@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +14,18 @@ torch = pytest.importorskip("torch", exc_type=ImportError)
 
 @pytest.fixture(scope="module", autouse=True)
 def _transforms():
-    # of torchvision the transforms alone: its wheel on PyPI holds operators compiled for CUDA's torch, which its
-    # __init__ wants, no picture needs, and a torch for the CPU cannot load
-    found = importlib.util.find_spec("torchvision")
-    if found is None:
-        pytest.skip("torchvision is not installed")
-    before = {name for name in sys.modules if name.partition(".")[0] == "torchvision"}
-    if not before:
-        sys.modules["torchvision"] = importlib.util.module_from_spec(found)
+    # torchvision lies apart, see the Makefile, and of it the transforms alone are imported: its __init__ wants
+    # operators compiled for CUDA's torch, which no picture needs
+    apart = Path(sys.prefix) / "vision"
+    package = importlib.util.spec_from_file_location(
+        "torchvision", apart / "torchvision" / "__init__.py", submodule_search_locations=[str(apart / "torchvision")]
+    )
+    if not apart.exists():
+        pytest.skip(f"torchvision is not in {apart}")
+    sys.modules["torchvision"] = importlib.util.module_from_spec(package)
     yield
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        if name not in before:
-            del sys.modules[name]
+        del sys.modules[name]
 
 
 LEVELLED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")

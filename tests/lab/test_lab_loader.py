@@ -270,6 +270,16 @@ def own_sizes():
     )  # fmt: skip
 
 
+def test_images_that_are_alike_are_stretched_to_a_size():
+    data = source()
+    images, _ = next(Loader(data, batch_size=23, seed=0, size=(6, 5)).test())
+    means = data.test.images.reshape(23, 6, 2, 5, 2, 3).mean((2, 4))
+    # Pillow's filter reaches a little further than the four pixels
+    found = images * data.deviation + data.mean
+    assert np.corrcoef(found.ravel(), means.ravel())[0, 1] > 0.9
+    assert found.shape == means.shape
+
+
 @pytest.mark.parametrize("size", [None, (16, 12)])
 def test_images_of_their_own_sizes_are_brought_to_one(size):
     data = own_sizes()
