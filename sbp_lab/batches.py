@@ -14,7 +14,7 @@ from sbp_lab.augment import STAGES, Augmentation, BatchAugmentation, ImageAugmen
 from sbp_lab.augment.images import check_size, resize
 from sbp_lab.data.fitting import fit
 from sbp_lab.data.source import Source, Split
-from sbp_lab.events import Events, Frames
+from sbp_lab.events import EventAugmentation, Events, Frames
 
 #: Inputs, (batch, height, width, channels) or (batch, time, height, width, 2), float32; and labels.
 Batch = tuple[NDArray[np.float32], NDArray[Any]]
@@ -223,10 +223,12 @@ def check_augment(
     for index, each in enumerate(augment):
         if not isinstance(each, Augmentation):
             raise TypeError(f"augment must hold augmentations, got {type(each).__name__} at {index}")
-        if isinstance(each, ImageAugmentation) and source.events:
-            raise ValueError(f"augment must not have {each.kind!r}, which changes images; {source.name} has events")
-        if not isinstance(each, ImageAugmentation | BatchAugmentation) and not source.events:
-            raise ValueError(f"augment must not have {each.kind!r}, which changes events; {source.name} has images")
+        events, images = isinstance(each, EventAugmentation), isinstance(each, ImageAugmentation)
+        if isinstance(each, BatchAugmentation):
+            events, images = True, not each.events_only
+        if not (events if source.events else images):
+            changes, has = ("images", "events") if source.events else ("events", "images")
+            raise ValueError(f"augment must not have {each.kind!r}, which changes {changes}; {source.name} has {has}")
         if before is not None and STAGES.index(before.stage) > STAGES.index(each.stage):
             acts = "acts on normalised images" if before.stage == "normalised" else "acts on whole batches"
             raise ValueError(f"augment must have {each.kind!r} before {before.kind!r}, which {acts}")

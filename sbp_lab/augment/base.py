@@ -57,6 +57,9 @@ class BatchAugmentation(Augmentation, abstract=True):
 
     stage: ClassVar[Stage] = "batch"
 
+    #: Whether it takes frames of events alone.
+    events_only: ClassVar[bool] = False
+
     @abstractmethod
     def on_batch(
         self, images: NDArray[np.float32], labels: NDArray[np.float32], rng: np.random.Generator

@@ -176,6 +176,7 @@ class EventCutMix(BatchAugmentation):
     """
 
     kind: ClassVar[str] = "event_cut_mix"
+    events_only: ClassVar[bool] = True
 
     alpha: float = 1.0
     probability: float = 0.5

@@ -12,9 +12,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from sbp_lab.augment import Augmentation, AutoAugment, Crop, CutMix, Cutout, Flip, ImageAugmentation, MixUp, ResizedCrop
+from sbp_lab.augment import AutoAugment, Crop, CutMix, Cutout, Flip, ImageAugmentation, MixUp, ResizedCrop
 from sbp_lab.data.source import ArraySplit, Source
-from sbp_lab.events import Events, Frames
+from sbp_lab.events import EventCutMix, EventFlip, Events, Frames
 from sbp_lab.loader import Loader, Place, SampleError
 
 ALL = (Crop(), Flip(), AutoAugment(), Cutout(size=4))
@@ -255,6 +255,13 @@ def test_recordings_become_frames_and_are_not_normalised():
     assert next(loader.test())[0].sum() == sum(5 + index for index in range(8))
 
 
+def test_recordings_are_augmented_before_they_become_frames():
+    data, frames = recordings(), Frames(by="time", steps=2)
+    mirrored = Loader(data, batch_size=8, seed=0, frames=frames, augment=(EventFlip(probability=1.0),))
+    plain = Loader(data, batch_size=8, seed=0, frames=frames)
+    np.testing.assert_array_equal(next(mirrored.epoch(0))[0], next(plain.epoch(0))[0][..., ::-1, :])
+
+
 class OwnSizes(Files):
     """Images of sizes of their own, as in folders."""
 
@@ -386,16 +393,10 @@ def test_what_changes_images_is_refused_for_events_and_the_other_way_round():
     with pytest.raises(ValueError, match=r"size must be None for events, or that of frames, \(6, 8\); got \(3, 3\)"):
         Loader(recordings(), batch_size=8, seed=0, frames=Frames(), size=(3, 3))
 
-    @dataclass(frozen=True, kw_only=True)
-    class Later(Augmentation):
-        kind: ClassVar[str] = "test_later"
-
-        def __call__(self, sample, rng):
-            return sample
-
-    with pytest.raises(ValueError, match="must not have 'test_later', which changes events; toy has images"):
-        Loader(source(), batch_size=8, seed=0, augment=(Later(),))
-    Loader(recordings(), batch_size=8, seed=0, frames=Frames(), augment=(Later(),))
+    for augment in ((EventFlip(),), (EventCutMix(),)):
+        kind = augment[0].kind
+        with pytest.raises(ValueError, match=f"must not have '{kind}', which changes events; toy has images"):
+            Loader(source(), batch_size=8, seed=0, augment=augment)
     with pytest.raises(TypeError, match="augment must hold augmentations, got str at 0"):
         Loader(source(), batch_size=8, seed=0, augment=("flip",))
 
