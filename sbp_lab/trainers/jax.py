@@ -1,76 +1,219 @@
-"""The JAX trainer: Flax modules and optax as pure functions, compiled once for all the runs of a process."""
+"""The JAX trainer: Flax modules, a ``Shortcut`` and optax as pure functions, compiled once for all runs of a process."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax import lax
 
 import sbp_jax
 from sbp_core import NetworkSpec
+from sbp_core.reference.networks import initial_weights
+from sbp_core.weights import to_canonical
 from sbp_jax.neuron import UNROLL_UP_TO
+from sbp_jax.taps import call_tapped, module_names
 from sbp_jax.weights import variables
-from sbp_lab.trainers import Array, Labels, StepResult
+from sbp_lab.optimizers import SGD, AdamW, Optimizer
+from sbp_lab.trainers import Array, Labels, Network, StepResult, TrainerOptions, finite
+from sbp_lab.trainers import state as states
+from sbp_lab.trainers.options import FIRST_SCALE, SCALE_GROWS_AFTER
+
+_DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 class JaxTrainer:
     """See :class:`sbp_lab.trainers.Trainer`."""
 
-    def __init__(
-        self,
-        spec: NetworkSpec,
-        weights: Mapping[str, Array],
-        *,
-        taps: Sequence[str],
-        combine: Literal["logits", "losses"],
-        weight_decay: float,
-    ) -> None:
-        net = sbp_jax.Network(spec, rngs=nnx.Rngs(0))
+    def __init__(self, network: Network, weights: Mapping[str, Array] | None, options: TrainerOptions) -> None:
+        self._options = options
+        net, self.spec = _build(network, options)
         model: Any = net
-        if taps:
-            # the loss composes: it takes the coefficient as an argument
-            model = sbp_jax.Shortcut(net, tuple(taps), spec.num_classes, combine="losses", rngs=nnx.Rngs(0))
-        sbp_jax.import_weights(model, weights)
-        self._combine = combine
-        self._optimizer = _adamw(weight_decay)
+        if options.taps:
+            model = sbp_jax.Shortcut(
+                net,
+                options.taps,
+                network.num_classes,
+                options.loss.combine,
+                branch=options.branch,
+                sample=None if self.spec is not None else _sample(network, options),
+                rngs=nnx.Rngs(options.seed),
+            )
+        if weights is None and self.spec is not None:
+            weights = initial_weights(self.spec, options.seed, options.taps, options.branch)
+        if weights is not None:
+            sbp_jax.import_weights(model, weights)
         parts: Any = nnx.split(model, nnx.Param, ...)
         self._graph, self._parameters, self._rest = parts
-        self._moments = self._optimizer.init(self._parameters)
+        self._slots = _transformation(options.optimizer).init(self._parameters)
+        self._taken = 0
+        self._scale, self._good = FIRST_SCALE if options.precision == "float16" else 1.0, 0
+        self._mean: Any = (self._parameters, self._rest) if options.ema is not None else None
 
-    def train_step(self, images: Array, labels: Labels, coefficient: float, learning_rate: float) -> StepResult:
+    def train_step(
+        self, images: Array, labels: Labels, coefficient: float, learning_rate: float, step: int
+    ) -> StepResult:
         """Make one step on a batch."""
-        self._parameters, self._rest, self._moments, result = _step(
+        self._options.parts(len(labels))
+        parameters, rest, slots, mean, figures = _step(
             self._graph,
-            self._optimizer,
-            self._combine,
+            self._options,
             self._parameters,
             self._rest,
-            self._moments,
-            images,
-            labels,
+            self._slots,
+            self._mean,
+            jnp.asarray(images),
+            jnp.asarray(labels),
             jnp.float32(coefficient),
             jnp.float32(learning_rate),
+            jnp.float32(self._scale),
+            jnp.uint32(step),
         )
-        return StepResult(*(float(value) for value in result))
+        loss, right, norm, first, last = (float(value) for value in np.asarray(figures))
+        half = self._options.precision == "float16"
+        skipped = half and bool(np.isfinite(loss)) and not bool(np.isfinite(norm))
+        result = StepResult(loss, first, last, norm, right / len(labels), skipped)
+        if not np.isfinite(loss) or (not np.isfinite(norm) and (not skipped or self._scale <= 1.0)):
+            raise self._not_finite(result, images, labels, coefficient, step)
+        self._rest = rest
+        if skipped:
+            self._scale, self._good = self._scale / 2.0, 0
+            return result
+        self._parameters, self._slots, self._mean = parameters, slots, mean
+        self._taken += 1
+        if half:
+            self._good += 1
+            if self._good == SCALE_GROWS_AFTER:
+                self._scale, self._good = self._scale * 2.0, 0
+        return result
 
     def predict(self, images: Array) -> Array:
         """Return the main output's logits."""
-        return np.asarray(_predict(self._graph, self._parameters, self._rest, images))
+        return np.asarray(_predict(self._graph, self._options, *self._used(), jnp.asarray(images)))
 
     def gradients(self, images: Array, labels: Labels, coefficient: float) -> dict[str, Array]:
         """Return the gradient of every weight of the main network by canonical name."""
-        _, gradients, _ = _differentiate(
-            self._graph, self._combine, self._parameters, self._rest, images, labels, jnp.float32(coefficient)
+        gradients = self._gradients(images, labels, coefficient, 1)
+        named = self._named((gradients, self._rest), lambda name, _: not name.startswith("branches/"))
+        return {
+            name.removeprefix("weights/"): array / np.float32(self._scale)
+            for name, array in named.items()
+            if ".running_" not in name
+        }
+
+    def firing_rates(self, images: Array) -> dict[str, float]:
+        """Return spikes per neuron and step."""
+        rates = _rates(self._graph, self._options, *self._used(), jnp.asarray(images))
+        names = [name for name, _ in _neurons(_main(nnx.merge(self._graph, *self._used())))]
+        order = names if self.spec is None else [path for path, _ in self.spec.neurons()]
+        return {name: float(rates[name]) for name in order if name in rates}
+
+    def weights(self) -> dict[str, Array]:
+        """Return the main network's weights."""
+        return states.main_weights(self.state())
+
+    def state(self) -> states.Arrays:
+        """Return all that training goes on from."""
+        found = self._named((self._parameters, self._rest))
+        for slot, tree in _slot_trees(self._options.optimizer, self._slots).items():
+            found |= {f"optimizer/{slot}/{name}": array for name, array in self._named((tree, self._rest), _trained).items()}
+        found[states.STEP] = np.asarray(self._taken)
+        if self._mean is not None:
+            found |= {f"ema/{name}": array for name, array in self._named(self._mean).items()}
+        if self._options.precision == "float16":
+            found[states.SCALE] = np.asarray(self._scale, np.float32)
+            found[states.GOOD_STEPS] = np.asarray(self._good)
+        return found
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        arrays = states.checked({name: array.shape for name, array in self.state().items()}, state)
+        self._parameters, self._rest = self._with(arrays, "")
+        self._taken = int(arrays[states.STEP])
+        trees = {}
+        for slot, tree in _slot_trees(self._options.optimizer, self._slots).items():
+            trees[slot] = self._with(arrays, f"optimizer/{slot}/", (tree, self._rest))[0]
+        self._slots = _with_slots(self._slots, trees, self._taken)
+        if self._mean is not None:
+            self._mean = self._with(arrays, "ema/", self._mean)
+        if self._options.precision == "float16":
+            self._scale, self._good = float(arrays[states.SCALE]), int(arrays[states.GOOD_STEPS])
+
+    def _used(self) -> tuple[Any, Any]:
+        """Return what is tested and saved."""
+        return (self._parameters, self._rest) if self._mean is None else self._mean
+
+    def _named(self, trees: Any, wanted: Callable[[str, Any], bool] = lambda name, _: True) -> states.Arrays:
+        """Return what a pair of trees holds, by the neutral names, in the shared layouts."""
+        canonical = self.spec is not None
+        return {
+            name: np.transpose(np.asarray(variable[...]), _axes(canonical, variable.ndim))
+            for name, variable in _variables(nnx.merge(self._graph, *trees), canonical).items()
+            if wanted(name, variable)
+        }
+
+    def _with(self, arrays: states.Arrays, front: str, trees: Any = None) -> tuple[Any, Any]:
+        """Return a pair of trees that holds ``arrays``."""
+        canonical = self.spec is not None
+        model = nnx.merge(self._graph, *(trees or (self._parameters, self._rest)), copy=True)
+        for name, variable in _variables(model, canonical).items():
+            if front + name in arrays:
+                native = np.transpose(arrays[front + name], np.argsort(_axes(canonical, variable.ndim)))
+                variable.set_value(jnp.array(native, variable.dtype))
+        parts: Any = nnx.split(model, nnx.Param, ...)
+        return parts[1], parts[2]
+
+    def _gradients(self, images: Array, labels: Labels, coefficient: float, step: int) -> Any:
+        return _differentiate(
+            self._graph,
+            self._options,
+            self._parameters,
+            self._rest,
+            jnp.asarray(images),
+            jnp.asarray(labels),
+            jnp.float32(coefficient),
+            jnp.float32(self._scale),
+            jnp.uint32(step),
+        )[0]
+
+    def _not_finite(
+        self, result: StepResult, images: Array, labels: Labels, coefficient: float, step: int
+    ) -> finite.NotFiniteError:
+        what, value = ("gradient", result.gradient) if np.isfinite(result.loss) else ("loss", result.loss)
+        model = _seeded(nnx.merge(self._graph, self._parameters, self._rest, copy=True), self._options, step)
+        model.train()
+        net = _main(model)
+        names = module_names(net)
+        leaves = {
+            name: paths for name, paths in names.items() if not any(other.startswith(f"{name}.") for other in names)
+        }
+        # in the order in which the spec has them
+        order = {} if self.spec is None else {placed.path: at for at, placed in enumerate(self.spec.outline())}
+        try:
+            _, given = call_tapped(net, leaves, (_arranged(jnp.asarray(images), self._options),), _time(net, self._options))
+        except RuntimeError:  # a layer that is not called: the gradients have to do
+            given = {}
+        outputs = [
+            (name, np.asarray(given[name][0], np.float32))
+            for name in sorted(given, key=lambda name: order.get(name, len(order)))
+            if hasattr(given[name][0], "dtype")
+        ]
+        return finite.describe(
+            what,
+            value,
+            step,
+            images=images,
+            weights=self._named((self._parameters, self._rest), _trained),
+            outputs=outputs,
+            gradients=self._named((self._gradients(images, labels, coefficient, step), self._rest), _trained),
         )
-        named = sbp_jax.export_weights(_main(nnx.merge(self._graph, gradients, self._rest)))
-        return {name: array for name, array in named.items() if ".running_" not in name}
 
 
 make_trainer = JaxTrainer
@@ -91,65 +234,228 @@ def limit_threads() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
 
+def _build(network: Network, options: TrainerOptions) -> tuple[Any, NetworkSpec | None]:
+    if not isinstance(network, NetworkSpec):
+        net = network.make(rngs=nnx.Rngs(options.seed))
+        if not isinstance(net, NetworkSpec):
+            if not isinstance(net, nnx.Module):
+                raise TypeError(f"net={network.function!r} must return an nnx.Module, got {type(net).__name__}")
+            return net, None
+        network = net
+    dtype = _DTYPES[options.precision]
+    return sbp_jax.Network(network, per_step=options.loss.per_step, dtype=dtype, rngs=nnx.Rngs(options.seed)), network
+
+
+def _sample(network: Any, options: TrainerOptions) -> jax.Array:
+    time = [network.time_steps] if options.events else []
+    return jnp.zeros((*time, 2, *network.size, network.in_channels))
+
+
 @functools.cache
-def _adamw(weight_decay: float) -> optax.GradientTransformation:
+def _transformation(spec: Optimizer) -> optax.GradientTransformation:
     # one object for each setting, so that jit knows it again; a step multiplies the update by its own rate
-    return optax.adamw(1.0, weight_decay=weight_decay)
+    if isinstance(spec, AdamW):
+        return optax.adamw(1.0, spec.beta1, spec.beta2, spec.epsilon, weight_decay=spec.weight_decay)
+    if isinstance(spec, SGD):
+        # optax's own sgd has no weight decay
+        return optax.chain(
+            optax.add_decayed_weights(spec.weight_decay),
+            optax.sgd(1.0, spec.momentum or None, spec.nesterov),
+        )
+    raise ValueError(f"optimizer must be AdamW or SGD, got {spec!r}")
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "optimizer", "combine"))
+def _slot_trees(spec: Optimizer, held: Any) -> dict[str, Any]:
+    """Return what optax keeps of every weight, by the neutral names."""
+    found = {}
+    for part in _flat(held):
+        if isinstance(part, optax.ScaleByAdamState):
+            found |= {"m": part.mu, "v": part.nu}
+        if isinstance(part, optax.TraceState):
+            found["momentum"] = part.trace
+    return {slot: found[slot] for slot in states.slots(spec)}
+
+
+def _with_slots(held: Any, trees: Mapping[str, Any], taken: int) -> Any:
+    """Return optax's state with other trees in it."""
+    if isinstance(held, optax.ScaleByAdamState):
+        return optax.ScaleByAdamState(jnp.asarray(taken, held.count.dtype), trees["m"], trees["v"])
+    if isinstance(held, optax.TraceState):
+        return optax.TraceState(trees["momentum"])
+    if type(held) is tuple:
+        return tuple(_with_slots(part, trees, taken) for part in held)
+    return held
+
+
+def _flat(held: Any) -> list[Any]:
+    return [each for part in held for each in _flat(part)] if type(held) is tuple else [held]
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "options"))
 def _step(
     graph: Any,
-    optimizer: optax.GradientTransformation,
-    combine: Literal["logits", "losses"],
+    options: TrainerOptions,
     parameters: Any,
     rest: Any,
-    moments: Any,
+    slots: Any,
+    mean: Any,
     images: Any,
     labels: Any,
     coefficient: Any,
     learning_rate: Any,
-) -> tuple[Any, Any, Any, tuple[Any, Any, Any]]:
-    loss, gradients, rest = _differentiate(graph, combine, parameters, rest, images, labels, coefficient)
-    updates, moments = optimizer.update(gradients, moments, parameters)
-    parameters = optax.apply_updates(parameters, jax.tree.map(lambda update: learning_rate * update, updates))
+    scale: Any,
+    step: Any,
+) -> tuple[Any, Any, Any, Any, Any]:
+    gradients, rest, loss, right = _differentiate(
+        graph, options, parameters, rest, images, labels, coefficient, scale, step
+    )
+    gradients = jax.tree.map(lambda gradient: gradient / scale, gradients)
+    norm = optax.global_norm(gradients)
     # a network that holds the gradients in place of its weights has them by name
-    holder = variables(_main(nnx.merge(graph, gradients, rest)))
-    kernels = [variable[...].ravel() for variable in holder.values() if variable.ndim > 1]
-    norms = (jnp.linalg.norm(kernel) for kernel in (kernels[0], kernels[-1]))
-    return parameters, rest, moments, (loss, *norms)
+    holder = _variables(nnx.merge(graph, gradients, rest), canonical=isinstance(_spec(graph, gradients, rest), NetworkSpec))
+    kernels = [v[...].ravel() for name, v in holder.items() if name.startswith("weights/") and v.ndim > 1]
+    ends = [jnp.linalg.norm(kernel) for kernel in (kernels[0], kernels[-1])]
+    if options.clip_norm is not None:
+        factor = jnp.minimum(1.0, options.clip_norm / norm)
+        gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
+    updates, slots = _transformation(options.optimizer).update(gradients, slots, parameters)
+    parameters = optax.apply_updates(parameters, jax.tree.map(lambda update: learning_rate * update, updates))
+    if mean is not None:
+        mean = jax.tree.map(functools.partial(_moved, options.ema), mean, (parameters, rest))
+    return parameters, rest, slots, mean, jnp.stack([loss, right, norm, *ends])
 
 
-@functools.partial(jax.jit, static_argnames=("graph", "combine"))
+def _moved(decay: float, mean: Any, value: Any) -> Any:
+    # keys and counts have no mean
+    return mean + (1.0 - decay) * (value - mean) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "options"))
 def _differentiate(
     graph: Any,
-    combine: Literal["logits", "losses"],
+    options: TrainerOptions,
     parameters: Any,
     rest: Any,
     images: Any,
     labels: Any,
     coefficient: Any,
-) -> tuple[Any, Any, Any]:
-    def loss(parameters: Any) -> tuple[Any, Any]:
+    scale: Any,
+    step: Any,
+) -> tuple[Any, Any, Any, Any]:
+    """Return the gradients times ``scale``, what moved, the loss, and how many images were right."""
+
+    def loss(parameters: Any, rest: Any, images: Any, labels: Any, place: Any) -> tuple[Any, Any]:
         # copies, since a module may only change variables of the trace that it lives in
-        model = nnx.merge(graph, parameters, rest, copy=True)
+        model = _seeded(nnx.merge(graph, parameters, rest, copy=True), options, step, place)
         model.train()
-        output = model(images)
+        wrapped = isinstance(model, sbp_jax.Shortcut)
+        given = {"coefficient": coefficient} if wrapped and options.loss.combine == "logits" else {}
+        output = model(_arranged(images, options), **given, **_time(_main(model), options))
         if not isinstance(output, sbp_jax.ShortcutOutput):
             output = sbp_jax.ShortcutOutput(output, ())
-        value = sbp_jax.ShortcutLoss(combine)(output, labels, coefficient)
-        return value, nnx.state(model, nnx.Not(nnx.Param))
+        output = jax.tree.map(lambda logits: logits.astype(jnp.float32), output)
+        value = sbp_jax.ShortcutLoss(options.loss)(output, labels, coefficient)
+        return value * scale, (value, _right(output.main, labels), nnx.state(model, nnx.Not(nnx.Param)))
 
-    (value, moved), gradients = jax.value_and_grad(loss, has_aux=True)(parameters)
-    return value, gradients, moved
+    differentiate = jax.grad(loss, has_aux=True)
+    parts = options.accumulate
+    if parts == 1:
+        gradients, (value, right, rest) = differentiate(parameters, rest, images, labels, jnp.uint32(0))
+        return gradients, rest, value, right
+
+    def add(carried: Any, part: Any) -> tuple[Any, None]:
+        total, rest, value, right = carried
+        gradients, (more, hits, rest) = differentiate(parameters, rest, *part)
+        total = jax.tree.map(lambda a, b: a + b / parts, total, gradients)
+        return (total, rest, value + more / parts, right + hits), None
+
+    def split(x: Any) -> Any:
+        return x.reshape(parts, -1, *x.shape[1:])
+
+    start = (jax.tree.map(jnp.zeros_like, parameters), rest, jnp.float32(0.0), jnp.float32(0.0))
+    each = (split(images), split(labels), jnp.arange(parts, dtype=jnp.uint32))
+    (gradients, rest, value, right), _ = lax.scan(add, start, each)
+    return gradients, rest, value, right
 
 
-@functools.partial(jax.jit, static_argnames="graph")
-def _predict(graph: Any, parameters: Any, rest: Any, images: Any) -> Any:
-    net = _main(nnx.merge(graph, parameters, rest))
+@functools.partial(jax.jit, static_argnames=("graph", "options"))
+def _predict(graph: Any, options: TrainerOptions, parameters: Any, rest: Any, images: Any) -> Any:
+    net = _main(nnx.merge(graph, parameters, rest, copy=True))
     net.eval()
-    return net(images)
+    logits = net(_arranged(images, options), **_time(net, options)).astype(jnp.float32)
+    return logits.mean(0) if logits.ndim == 3 else logits
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "options"))
+def _rates(graph: Any, options: TrainerOptions, parameters: Any, rest: Any, images: Any) -> dict[str, Any]:
+    net = _main(nnx.merge(graph, parameters, rest, copy=True))
+    net.eval()
+    found = dict(_neurons(net))
+    if not found:
+        return {}
+    _, given = call_tapped(net, found, (_arranged(images, options),), _time(net, options))
+    return {name: jnp.stack([jnp.mean(x[0] if isinstance(x, tuple) else x) for x in each]).mean() for name, each in given.items()}
+
+
+def _neurons(net: Any) -> list[tuple[str, Any]]:
+    """Return name and paths of every neuron that fires."""
+    found = []
+    for name, paths in module_names(net).items():
+        module = net
+        for part in paths[0]:
+            module = module[part] if isinstance(module, list | tuple | dict) else getattr(module, str(part))
+        if isinstance(module, sbp_jax.LIF) and module.spec.output == "spikes":
+            found.append((name, paths))
+    return found
 
 
 def _main(model: Any) -> Any:
     return model.main if isinstance(model, sbp_jax.Shortcut) else model
+
+
+def _spec(graph: Any, parameters: Any, rest: Any) -> Any:
+    return getattr(_main(nnx.merge(graph, parameters, rest)), "spec", None)
+
+
+def _arranged(images: Any, options: TrainerOptions) -> Any:
+    """Return event frames with time in front."""
+    return jnp.moveaxis(images, 1, 0) if options.events else images
+
+
+def _time(net: Any, options: TrainerOptions) -> dict[str, Any]:
+    return {"time_axis": 0} if options.events and isinstance(net, sbp_jax.Network) else {}
+
+
+def _seeded(model: Any, options: TrainerOptions, step: Any, place: Any = 0) -> Any:
+    """Give every random stream a key of seed, step and part alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(options.seed), step), place)
+    streams = [stream for _, stream in nnx.iter_graph(model) if isinstance(stream, nnx.RngStream)]
+    for at, stream in enumerate(streams):
+        stream.key.set_value(jax.random.fold_in(key, at))
+        stream.count.set_value(jnp.zeros_like(stream.count[...]))
+    return model
+
+
+def _variables(model: Any, canonical: bool) -> dict[str, nnx.Variable[Any]]:
+    """Return the variables of parameters and statistics by the neutral names."""
+    if canonical:
+        return {states.neutral(name): variable for name, variable in variables(model).items()}
+    found: dict[str, nnx.Variable[Any]] = {}
+    for path, variable in nnx.iter_graph(model):
+        if isinstance(variable, nnx.Param | nnx.BatchStat):
+            found[states.neutral(".".join(map(str, path)))] = variable
+    return found
+
+
+def _axes(canonical: bool, rank: int) -> tuple[int, ...]:
+    return to_canonical(rank) if canonical else tuple(range(rank))
+
+
+def _trained(name: str, variable: Any) -> bool:
+    return isinstance(variable, nnx.Param)
+
+
+def _right(logits: Any, labels: Any) -> Any:
+    logits = logits.mean(0) if logits.ndim == 3 else logits
+    classes = labels.argmax(-1) if labels.ndim == 2 else labels
+    return jnp.sum(logits.argmax(-1) == classes).astype(jnp.float32)
