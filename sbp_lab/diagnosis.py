@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbp_core import validation
+from sbp_core import LossSpec, validation
 from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
 from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
+from sbp_lab.trainers import TrainerOptions
 from sbp_lab.training import Recipe, batches, check_batch_size
 
 
@@ -36,9 +37,7 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: D
         trainer = build(
             recipe.network,
             initial_weights(recipe.network, seed, taps),
-            taps=taps,
-            combine=recipe.combine,
-            weight_decay=recipe.weight_decay,
+            TrainerOptions(taps=taps, loss=LossSpec(combine=recipe.combine)),
         )
         coefficient = 0.0 if schedule is None else schedule.resolve(total_steps=1)(0)
         gradients = trainer.gradients(images, labels, coefficient)

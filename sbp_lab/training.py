@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_core import Constant, Cosine, NetworkSpec, Schedule, ShortcutSpec, validation
+from sbp_core import Constant, Cosine, LossSpec, NetworkSpec, Schedule, ShortcutSpec, validation
 from sbp_core.reference.networks import initial_weights
 from sbp_core.specs.base import Spec
 from sbp_lab import trainers
 from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
-from sbp_lab.trainers import Trainer, TrainerFactory
+from sbp_lab.optimizers import AdamW
+from sbp_lab.trainers import Trainer, TrainerFactory, TrainerOptions
 
 #: Steps left out of the timing: the first ones compile and allocate.
 WARM_UP_STEPS = 3
@@ -151,9 +152,12 @@ def train(
     trainer = build(
         recipe.network,
         initial_weights(recipe.network, seed, taps),
-        taps=taps,
-        combine=recipe.combine,
-        weight_decay=recipe.weight_decay,
+        TrainerOptions(
+            taps=taps,
+            loss=LossSpec(combine=recipe.combine),
+            optimizer=AdamW(weight_decay=recipe.weight_decay),
+            seed=seed,
+        ),
     )
     records: list[Epoch] = []
     times: list[float] = []
@@ -164,11 +168,11 @@ def train(
         for images, labels in batches(dataset, recipe.batch_size, seed, number):
             step += 1
             started = time.perf_counter()
-            results.append(trainer.train_step(images, labels, coefficient(step), learning_rate(step - 1)))
+            results.append(trainer.train_step(images, labels, coefficient(step), learning_rate(step - 1), step))
             times.append(time.perf_counter() - started)
             if step == 1:
                 initial_loss = results[0].loss
-        means = np.mean(results, axis=0)
+        means = np.mean([result[:3] for result in results], axis=0)
         records.append(
             Epoch(
                 loss=float(means[0]),

@@ -74,6 +74,15 @@ def import_weights(net_or_model: keras.Model, weights: Mapping[str, Array]) -> N
         slots[name].variable.assign(np.transpose(array, np.argsort(slots[name].axes)))
 
 
+def variables(net_or_model: keras.Model) -> dict[str, Any]:
+    """Return the variables that :func:`export_weights` copies, by the same names.
+
+    Raises:
+        ValueError: as there.
+    """
+    return {name: slot.variable for name, slot in _slots(net_or_model).items()}
+
+
 def save(path: str | PathLike[str], model: keras.Model, *, notes: Mapping[str, str] | None = None) -> None:
     """Write a network to one safetensors file: weights, running statistics, branches if there are any, and its spec.
 

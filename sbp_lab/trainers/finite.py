@@ -36,7 +36,8 @@ def describe(
 
     Example:
         >>> nan = np.array([1.0, np.nan])
-        >>> print(describe("loss", float("nan"), 7, images=np.ones(2), weights={}, outputs=[("stem", nan)], gradients={}))
+        >>> gave = [("stem", nan)]
+        >>> print(describe("loss", float("nan"), 7, images=np.ones(2), weights={}, outputs=gave, gradients={}))
         the loss became nan in step 7: the first layer that gave a value that is not finite is 'stem' (1 of 2 values)
     """
     return NotFiniteError(f"the {what} became {value} in step {step}: {_origin(images, weights, outputs, gradients)}")
@@ -59,8 +60,9 @@ def _origin(
     # a gradient runs from the output to the input
     for name, array in reversed(list(gradients.items())):
         if _bad(array):
-            layer = name.rpartition(".")[0] or name
-            return f"every layer gave finite values; the first layer whose gradient is not is {layer!r} ({_share(array)} of {name!r})"
+            layer = name.partition("/")[2].rpartition(".")[0] or name
+            share = f"{_share(array)} of {name!r}"
+            return f"every layer gave finite values; the first layer whose gradient is not is {layer!r} ({share})"
     return "every layer gave finite values; only the sum over all of them is too large"
 
 

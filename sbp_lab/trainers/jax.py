@@ -1,4 +1,4 @@
-"""The JAX trainer: Flax modules, a ``Shortcut`` and optax as pure functions, compiled once for all runs of a process."""
+"""The JAX trainer: Flax modules, a ``Shortcut`` and optax as pure functions, compiled once a process."""
 
 from __future__ import annotations
 
@@ -34,22 +34,17 @@ class JaxTrainer:
 
     def __init__(self, network: Network, weights: Mapping[str, Array] | None, options: TrainerOptions) -> None:
         self._options = options
-        net, self.spec = _build(network, options)
-        model: Any = net
-        if options.taps:
-            model = sbp_jax.Shortcut(
-                net,
-                options.taps,
-                network.num_classes,
-                options.loss.combine,
-                branch=options.branch,
-                sample=None if self.spec is not None else _sample(network, options),
-                rngs=nnx.Rngs(options.seed),
-            )
-        if weights is None and self.spec is not None:
-            weights = initial_weights(self.spec, options.seed, options.taps, options.branch)
-        if weights is not None:
+        made, spec = _own(network, options)
+        self.spec = spec
+        if spec is not None:
+            # by shape alone: drawing weights that are replaced takes long
+            model: Any = nnx.eval_shape(lambda: _wrapped(_net(spec, options), spec, options))
+            if weights is None:
+                weights = initial_weights(spec, options.seed, options.taps, options.branch)
             sbp_jax.import_weights(model, weights)
+            nnx.reseed(model, default=options.seed)
+        else:
+            model = _wrapped(made, network, options)
         parts: Any = nnx.split(model, nnx.Param, ...)
         self._graph, self._parameters, self._rest = parts
         self._slots = _transformation(options.optimizer).init(self._parameters)
@@ -103,7 +98,7 @@ class JaxTrainer:
         gradients = self._gradients(images, labels, coefficient, 1)
         named = self._named((gradients, self._rest), lambda name, _: not name.startswith("branches/"))
         return {
-            name.removeprefix("weights/"): array / np.float32(self._scale)
+            name.removeprefix("weights/"): (array / self._scale).astype(np.float32)
             for name, array in named.items()
             if ".running_" not in name
         }
@@ -123,7 +118,9 @@ class JaxTrainer:
         """Return all that training goes on from."""
         found = self._named((self._parameters, self._rest))
         for slot, tree in _slot_trees(self._options.optimizer, self._slots).items():
-            found |= {f"optimizer/{slot}/{name}": array for name, array in self._named((tree, self._rest), _trained).items()}
+            found |= {
+                f"optimizer/{slot}/{name}": array for name, array in self._named((tree, self._rest), _trained).items()
+            }
         found[states.STEP] = np.asarray(self._taken)
         if self._mean is not None:
             found |= {f"ema/{name}": array for name, array in self._named(self._mean).items()}
@@ -197,7 +194,9 @@ class JaxTrainer:
         # in the order in which the spec has them
         order = {} if self.spec is None else {placed.path: at for at, placed in enumerate(self.spec.outline())}
         try:
-            _, given = call_tapped(net, leaves, (_arranged(jnp.asarray(images), self._options),), _time(net, self._options))
+            _, given = call_tapped(
+                net, leaves, (_arranged(jnp.asarray(images), self._options),), _time(net, self._options)
+            )
         except RuntimeError:  # a layer that is not called: the gradients have to do
             given = {}
         outputs = [
@@ -234,16 +233,36 @@ def limit_threads() -> None:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
 
 
-def _build(network: Network, options: TrainerOptions) -> tuple[Any, NetworkSpec | None]:
-    if not isinstance(network, NetworkSpec):
-        net = network.make(rngs=nnx.Rngs(options.seed))
-        if not isinstance(net, NetworkSpec):
-            if not isinstance(net, nnx.Module):
-                raise TypeError(f"net={network.function!r} must return an nnx.Module, got {type(net).__name__}")
-            return net, None
-        network = net
+def _own(network: Network, options: TrainerOptions) -> tuple[Any, NetworkSpec | None]:
+    """Return the net if it is the user's own module, and the spec if there is one."""
+    if isinstance(network, NetworkSpec):
+        return None, network
+    net = network.make(rngs=nnx.Rngs(options.seed))
+    if isinstance(net, NetworkSpec):
+        return None, net
+    if not isinstance(net, nnx.Module):
+        raise TypeError(f"net={network.function!r} must return an nnx.Module, got {type(net).__name__}")
+    return net, None
+
+
+def _net(spec: NetworkSpec, options: TrainerOptions) -> sbp_jax.Network:
     dtype = _DTYPES[options.precision]
-    return sbp_jax.Network(network, per_step=options.loss.per_step, dtype=dtype, rngs=nnx.Rngs(options.seed)), network
+    return sbp_jax.Network(spec, per_step=options.loss.per_step, dtype=dtype, rngs=nnx.Rngs(options.seed))
+
+
+def _wrapped(net: Any, network: Any, options: TrainerOptions) -> Any:
+    """Return the net with its branches, if it is to have any."""
+    if not options.taps:
+        return net
+    return sbp_jax.Shortcut(
+        net,
+        options.taps,
+        network.num_classes,
+        options.loss.combine,
+        branch=options.branch,
+        sample=None if isinstance(network, NetworkSpec) else _sample(network, options),
+        rngs=nnx.Rngs(options.seed),
+    )
 
 
 def _sample(network: Any, options: TrainerOptions) -> jax.Array:
@@ -267,7 +286,7 @@ def _transformation(spec: Optimizer) -> optax.GradientTransformation:
 
 def _slot_trees(spec: Optimizer, held: Any) -> dict[str, Any]:
     """Return what optax keeps of every weight, by the neutral names."""
-    found = {}
+    found: dict[str, Any] = {}
     for part in _flat(held):
         if isinstance(part, optax.ScaleByAdamState):
             found |= {"m": part.mu, "v": part.nu}
@@ -310,9 +329,11 @@ def _step(
         graph, options, parameters, rest, images, labels, coefficient, scale, step
     )
     gradients = jax.tree.map(lambda gradient: gradient / scale, gradients)
-    norm = optax.global_norm(gradients)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradients)))
     # a network that holds the gradients in place of its weights has them by name
-    holder = _variables(nnx.merge(graph, gradients, rest), canonical=isinstance(_spec(graph, gradients, rest), NetworkSpec))
+    holder = _variables(
+        nnx.merge(graph, gradients, rest), canonical=isinstance(_spec(graph, gradients, rest), NetworkSpec)
+    )
     kernels = [v[...].ravel() for name, v in holder.items() if name.startswith("weights/") and v.ndim > 1]
     ends = [jnp.linalg.norm(kernel) for kernel in (kernels[0], kernels[-1])]
     if options.clip_norm is not None:
@@ -321,7 +342,7 @@ def _step(
     updates, slots = _transformation(options.optimizer).update(gradients, slots, parameters)
     parameters = optax.apply_updates(parameters, jax.tree.map(lambda update: learning_rate * update, updates))
     if mean is not None:
-        mean = jax.tree.map(functools.partial(_moved, options.ema), mean, (parameters, rest))
+        mean = jax.tree.map(functools.partial(_moved, options.ema or 0.0), mean, (parameters, rest))
     return parameters, rest, slots, mean, jnp.stack([loss, right, norm, *ends])
 
 
@@ -394,7 +415,10 @@ def _rates(graph: Any, options: TrainerOptions, parameters: Any, rest: Any, imag
     if not found:
         return {}
     _, given = call_tapped(net, found, (_arranged(images, options),), _time(net, options))
-    return {name: jnp.stack([jnp.mean(x[0] if isinstance(x, tuple) else x) for x in each]).mean() for name, each in given.items()}
+    return {
+        name: jnp.stack([jnp.mean(x[0] if isinstance(x, tuple) else x) for x in each]).mean()
+        for name, each in given.items()
+    }
 
 
 def _neurons(net: Any) -> list[tuple[str, Any]]:

@@ -117,7 +117,11 @@ class TorchTrainer:
     def firing_rates(self, images: Array) -> dict[str, float]:
         """Return spikes per neuron and step."""
         rates: dict[str, Tensor] = {}
-        layers = {name: m for name, m in self._net.named_modules() if isinstance(m, sbp_torch.LIF) and m.spec.output == "spikes"}
+        layers = {
+            name: m
+            for name, m in self._net.named_modules()
+            if isinstance(m, sbp_torch.LIF) and m.spec.output == "spikes"
+        }
         with self._averaged(), self._computing(), _watched(layers, lambda name, x: rates.update({name: x.mean()})):
             self._net.eval()
             self._net(self._images(images), **self._where_time_is())
@@ -202,9 +206,7 @@ class TorchTrainer:
         ):
             self._model(self._images(images), **self._where_time_is())
         value = result.loss if what == "loss" else result.gradient
-        return finite.describe(
-            what, value, step, images=images, weights=weights, outputs=outputs, gradients=gradients
-        )
+        return finite.describe(what, value, step, images=images, weights=weights, outputs=outputs, gradients=gradients)
 
     def _follow(self) -> None:
         """Move the running mean."""

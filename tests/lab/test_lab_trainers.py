@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pytest
 
-from sbp_core import ResNetSpec
+from sbp_core import LossSpec, ResNetSpec
 from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
+from sbp_lab.optimizers import AdamW
+from sbp_lab.trainers import TrainerOptions
 
 SPEC = ResNetSpec(depths=(1, 1), widths=(4, 6), in_channels=1, num_classes=3, time_steps=2)
 TAPS = ("layer1",)
@@ -17,13 +19,18 @@ IMAGES = GENERATOR.standard_normal((6, 8, 8, 1)).astype(np.float32)
 LABELS = GENERATOR.integers(0, 3, 6)
 
 
+def options(taps=TAPS, combine="logits", weight_decay=0.02, **more):
+    loss, optimizer = LossSpec(combine=combine), AdamW(weight_decay=weight_decay)
+    return TrainerOptions(**{"taps": taps, "loss": loss, "optimizer": optimizer} | more)
+
+
 @pytest.fixture(scope="module", params=["jax", "tf", "torch"])
 def make(request):
     module = trainers.load(request.param)
 
     def make_trainer(taps=TAPS, combine="logits", weights=None, weight_decay=0.02):
         weights = initial_weights(SPEC, 5, taps) if weights is None else weights
-        return module.make_trainer(SPEC, weights, taps=taps, combine=combine, weight_decay=weight_decay)
+        return module.make_trainer(SPEC, weights, options(taps, combine, weight_decay))
 
     return make_trainer
 
@@ -80,13 +87,13 @@ def reference(weights, taps, combine, coefficient):
 @pytest.mark.parametrize("combine", ["logits", "losses"])
 def test_the_first_loss_is_what_the_equations_give_in_every_framework(make, combine):
     expected = reference(initial_weights(SPEC, 5, TAPS), TAPS, combine, 0.7)
-    result = make(combine=combine).train_step(IMAGES, LABELS, 0.7, 0.01)
+    result = make(combine=combine).train_step(IMAGES, LABELS, 0.7, 0.01, 1)
     assert result.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_norms_of_a_step_are_those_of_its_gradients(make):
     gradients = make().gradients(IMAGES, LABELS, 0.7)
-    result = make().train_step(IMAGES, LABELS, 0.7, 0.01)
+    result = make().train_step(IMAGES, LABELS, 0.7, 0.01, 1)
     assert result.first_gradient == pytest.approx(np.linalg.norm(gradients["stem.conv.weight"].ravel()), rel=1e-5)
     assert result.last_gradient == pytest.approx(np.linalg.norm(gradients["head.weight"].ravel()), rel=1e-5)
     assert result.first_gradient > 0.0
@@ -127,19 +134,17 @@ def test_what_is_predicted_is_the_main_output_whatever_the_branches_hold(make):
 def test_a_rate_of_zero_moves_the_running_statistics_and_no_weight(make):
     still = make()
     before = still.predict(IMAGES)
-    first = still.train_step(IMAGES, LABELS, 0.7, 0.0).loss
-    assert still.train_step(IMAGES, LABELS, 0.7, 0.0).loss == pytest.approx(first, rel=1e-6)
+    first = still.train_step(IMAGES, LABELS, 0.7, 0.0, 1).loss
+    assert still.train_step(IMAGES, LABELS, 0.7, 0.0, 1).loss == pytest.approx(first, rel=1e-6)
     assert not np.allclose(still.predict(IMAGES), before, rtol=1e-3)
 
 
 def test_the_frameworks_walk_together_for_several_steps():
     walks = {}
     for name in trainers.TRAINERS:
-        trainer = trainers.load(name).make_trainer(
-            SPEC, initial_weights(SPEC, 5, TAPS), taps=TAPS, combine="logits", weight_decay=0.02
-        )
+        trainer = trainers.load(name).make_trainer(SPEC, initial_weights(SPEC, 5, TAPS), options())
         # at so small a rate no spike flips and what is compared is AdamW, batch norm and the coefficient
-        walks[name] = [trainer.train_step(IMAGES, LABELS, 0.25 * (1 - k / 4), 1e-4).loss for k in range(4)]
+        walks[name] = [trainer.train_step(IMAGES, LABELS, 0.25 * (1 - k / 4), 1e-4, k + 1).loss for k in range(4)]
         walks[name].extend(trainer.predict(IMAGES)[0])
     for name in ("jax", "keras", "tf"):
         np.testing.assert_allclose(walks[name], walks["torch"], rtol=1e-5, err_msg=name)
@@ -159,17 +164,17 @@ def test_an_unknown_trainer_is_answered_with_those_that_exist():
 ELSEWHERE = """
 import json, sys
 import numpy as np
-from sbp_core import ResNetSpec
+from sbp_core import LossSpec, ResNetSpec
 from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
 
 spec, taps = ResNetSpec.from_json(sys.argv[1]), ("stem",)
 images, labels = (np.asarray(value, dtype) for value, dtype in zip(json.loads(sys.argv[2]), ("float32", "int64")))
 trainer = trainers.load("keras").make_trainer(
-    spec, initial_weights(spec, 5, taps), taps=taps, combine="losses", weight_decay=0.02
+    spec, initial_weights(spec, 5, taps), trainers.TrainerOptions(taps=taps, loss=LossSpec(combine="losses"))
 )
 gradients = trainer.gradients(images, labels, 0.7)
-steps = [trainer.train_step(images, labels, 0.7 / k, 1e-4) for k in (1, 2, 3)]
+steps = [trainer.train_step(images, labels, 0.7 / k, 1e-4, k) for k in (1, 2, 3)]
 import keras
 print(json.dumps([keras.backend.backend(), steps, trainer.predict(images).tolist(), gradients["head.weight"].tolist()]))
 """
@@ -191,12 +196,10 @@ def test_keras_trains_alike_on_whichever_framework_it_is_set_to(backend):
     assert done.returncode == 0, done.stderr[-3000:]
     name, steps, predicted, gradient = json.loads(done.stdout.splitlines()[-1])
     assert name == backend
-    same = trainers.load("torch").make_trainer(
-        spec, initial_weights(spec, 5, taps), taps=taps, combine="losses", weight_decay=0.02
-    )
+    same = trainers.load("torch").make_trainer(spec, initial_weights(spec, 5, taps), options(taps, "losses"))
     np.testing.assert_allclose(gradient, same.gradients(IMAGES, LABELS, 0.7)["head.weight"], rtol=1e-4, atol=1e-7)
     for k, step in enumerate(steps, start=1):
-        np.testing.assert_allclose(step, same.train_step(IMAGES, LABELS, 0.7 / k, 1e-4), rtol=1e-4)
+        np.testing.assert_allclose(step, same.train_step(IMAGES, LABELS, 0.7 / k, 1e-4, k), rtol=1e-4)
     np.testing.assert_allclose(predicted, same.predict(IMAGES), rtol=1e-4, atol=1e-6)
 
 

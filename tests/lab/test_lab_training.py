@@ -32,11 +32,11 @@ def recipe(**changes):
 class Recorder:
     """Stands in for a trainer and remembers what the loop asked of it."""
 
-    def __init__(self, spec, weights, *, taps, combine, weight_decay):
-        self.weights, self.taps = weights, taps
+    def __init__(self, network, weights, options):
+        self.weights, self.taps = weights, options.taps
         self.coefficients, self.learning_rates, self.images = [], [], []
 
-    def train_step(self, images, labels, coefficient, learning_rate):
+    def train_step(self, images, labels, coefficient, learning_rate, step):
         self.coefficients.append(coefficient)
         self.learning_rates.append(learning_rate)
         self.images.append(images)
