@@ -78,7 +78,7 @@ class Rule(keras.optimizers.Optimizer):
 
     def set(self, variable: Any, value: Any) -> Any:
         """Assign, where this is the time for a step; return what the variable then is."""
-        value = ops.where(self._now, value, variable)
+        value = ops.where(self._now, value, ops.convert_to_tensor(variable))
         self.assign(variable, value)
         return value
 
