@@ -24,13 +24,7 @@ IMAGENET_FIGURES = Figures(
 # a damaged header may ask for gigabytes
 _PIXELS_AT_MOST = 100_000_000
 _USUAL = (224, 224)
-_OWN = Published(
-    title="A data set of image folders",
-    url="your own images",
-    size="any",
-    folders=("train",),
-    layout="a folder for each class in train/, with its images; the same in val/ or test/",
-)
+_LAYOUT = "a folder for each class in train/, with its images in it; the same in val/, or in test/"
 IMAGENET = Published(
     title="ImageNet (ILSVRC 2012)",
     url="https://image-net.org/download-images.php, after registration",
@@ -55,8 +49,10 @@ def folder(folder: Path | None) -> Source:
 
     Classes are numbered by their folders' names in alphabetical order. Colours are normalised by ImageNet's figures.
     """
-    if folder is None or not (folder / "train").is_dir():
-        raise _OWN.missing(folder)
+    if folder is None:
+        raise FileNotFoundError(f"No folder of data was said (--data-folder DATA or SBP_DATA). It has {_LAYOUT}.")
+    if not (folder / "train").is_dir():
+        raise FileNotFoundError(f"There is no {folder / 'train'}. A data set of your own images has {_LAYOUT}.")
     return _source("folder", folder)
 
 
@@ -104,7 +100,7 @@ def _source(name: str, place: Path) -> Source:
     classes = _classes(place / "train")
     test = next((place / part for part in ("val", "test") if (place / part).is_dir()), None)
     if test is None:
-        raise FileNotFoundError(f"{place} has train/ but neither val/ nor test/: {_OWN.layout}")
+        raise FileNotFoundError(f"{place} has train/ but neither val/ nor test/; it should have {_LAYOUT}")
     strange = sorted(set(_classes(test)) - set(classes))
     if strange:
         raise damaged(test / strange[0], "its name", "a class that train/ has not", "the classes of train/")
@@ -124,7 +120,7 @@ def _classes(part: Path) -> tuple[str, ...]:
     with os.scandir(part) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     if not names:
-        raise FileNotFoundError(f"{part} holds no folder of a class: {_OWN.layout}")
+        raise FileNotFoundError(f"{part} holds no folder of a class; there should be {_LAYOUT}")
     return tuple(names)
 
 

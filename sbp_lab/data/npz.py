@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_lab.data.files import Published, damaged
+from sbp_lab.data.files import damaged
 from sbp_lab.data.registry import data_set
 from sbp_lab.data.source import ArraySplit, Source
 
@@ -20,13 +20,6 @@ _LAYOUT = (
     "one .npz file with the arrays train_images, train_labels, test_images, test_labels (or x_train, y_train, x_test, "
     "y_test): images (count, height, width, channels) or (count, height, width), uint8 or floating; labels (count,), "
     "integers from 0; class_names, text, may be there"
-)
-_OWN = Published(
-    title="A data set of arrays",
-    url="numpy.savez('DATA/mine.npz', train_images=..., ...)",
-    size="it is held in memory",
-    folders=("mine.npz",),
-    layout=_LAYOUT,
 )
 
 
@@ -42,8 +35,12 @@ def npz(folder: Path | None) -> Source:
 
 
 def _find(folder: Path | None) -> Path:
-    if folder is None or not folder.exists():
-        raise _OWN.missing(folder)
+    if folder is None:
+        raise FileNotFoundError(
+            f"No folder of data was said (--data-folder DATA or SBP_DATA). In it belongs {_LAYOUT}."
+        )
+    if not folder.exists():
+        raise FileNotFoundError(f"There is no {folder}. It should be {_LAYOUT}, or a folder with it.")
     if folder.is_file():
         return folder
     files = sorted(folder.glob("*.npz"))
