@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -10,6 +12,7 @@ import threading
 import traceback
 import weakref
 from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ class Stream:
         self._batch_bytes = batch_bytes
         self._next = 0
         self._open: list[Any] = []
-        self._finalizer = weakref.finalize(self, _close, self._open)
+        weakref.finalize(self, _close, self._open).atexit = False
 
     def take(self, number: int) -> Batch:
         """Return batch ``number``. The one after the last taken is ready soonest; at any other the workers start anew.
@@ -61,11 +64,10 @@ class Stream:
             raised = SampleError(str(error))
             raised.__notes__ = [note for note in getattr(error, "__notes__", ()) if "Grain" not in note]
             raise raised from None
-        except RuntimeError as error:
+        except BaseException as error:
             self.close()
-            raise _died(error, self._workers) from error
-        except BaseException:
-            self.close()
+            if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
+                raise _died(error, self._workers) from error
             raise
         self._next = number + 1
         # grain's arrays lie in shared memory that goes when they go, whoever still has a view
@@ -76,6 +78,11 @@ class Stream:
         _close(self._open)
 
     def _start(self, number: int) -> None:
+        if getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(
+                'a Loader with workers must be used under `if __name__ == "__main__":`: each worker runs the script '
+                "anew, without what is under it"
+            )
         import grain
         from absl import flags
 
@@ -95,6 +102,8 @@ class Stream:
         )
         iterator = iter(dataset)
         self._open.append(iterator)
+        # at exit before grain and multiprocessing, which were imported earlier, end themselves
+        atexit.register(_close, self._open)
         # threads and processes inherit the mask of whoever starts them: no moment at which Ctrl-C ends a worker
         masked = hasattr(signal, "pthread_sigmask")
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
@@ -167,8 +176,6 @@ def _ahead(batch_bytes: int, workers: int) -> int:
 
 
 def _died(error: RuntimeError, workers: int) -> RuntimeError:
-    if "terminated unexpectedly" not in str(error):
-        return error
     room = f"; {SHARED_MEMORY} has {shutil.disk_usage(SHARED_MEMORY).free >> 20} MB" if SHARED_MEMORY.exists() else ""
     return RuntimeError(
         f"one of the loader's {workers} workers ended ({str(error).partition('. ')[0]}). Exit code 1: its error is "
@@ -178,7 +185,19 @@ def _died(error: RuntimeError, workers: int) -> RuntimeError:
 
 
 def _close(iterators: list[Any]) -> None:
-    # the list is emptied, so that nothing of grain's is left when the interpreter takes its modules apart
+    if not iterators:
+        return
     while iterators:
-        iterator = iterators.pop()
-        iterator.close()
+        iterators.pop().close()
+    # the batches that nobody took are gone now; grain frees their memory in a thread, which has done so when it answers
+    pool = _freeing()
+    if pool is not None:
+        with contextlib.suppress(ValueError):
+            pool.apply(int)
+
+
+def _freeing() -> ThreadPool | None:
+    from grain.multiprocessing import SharedMemoryArray
+
+    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    return pool if isinstance(pool, ThreadPool) else None

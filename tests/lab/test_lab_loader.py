@@ -1,5 +1,6 @@
 import contextlib
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -417,6 +418,13 @@ def test_no_room_in_shared_memory_is_said_before_a_worker_starts(monkeypatch):
     assert workers._ahead(1 << 17, 2) == 1
 
 
+def test_a_script_that_its_own_workers_would_run_again_is_told_how_to_be_written(monkeypatch):
+    # what multiprocessing sets in a worker while it runs the script
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(RuntimeError, match=r'under `if __name__ == "__main__":`'):
+        next(Loader(source(), batch_size=8, seed=0, workers=1).epoch(0))
+
+
 @dataclass
 class Usage:
     free: int
@@ -466,6 +474,7 @@ def test_no_process_is_left_however_the_main_one_ends(end, tmp_path):
         if end == signal.SIGINT:
             # the main process alone answers, and nothing else complains
             assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1
+            assert "leaked" not in errors
         assert end_soon(members)
     finally:
         with contextlib.suppress(ProcessLookupError):
