@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sbp_lab.events.events import Events
 from sbp_lab.events.header import header
@@ -87,28 +88,41 @@ def read_aedat2(path: str | Path, camera: Camera, *, order: Order = "strict") ->
     if rest or not whole:
         end = f"the file ends {rest} bytes into record {whole}" if rest else "the file ends after its header"
         raise ValueError(f"{path}, byte {len(content)}: expected records of {_RECORD} bytes, and {end}")
-    records = np.frombuffer(content, ">u4", offset=start).reshape(whole, 2)
-    address, t = records[:, 0].astype(np.uint32), records[:, 1].astype(np.int64)
-    special = (address & np.uint32(camera.other)) != 0
-    # a pin's event in a file of an old jAER: 16 bits, stretched to 32 with their sign
-    stretched = special & ((address >> np.uint32(15)) == 0x1FFFF)
-    odd = ((address & np.uint32(camera.unused)) != 0) & ~stretched
-    kept = np.flatnonzero(~special)
-    address, t, flags = address[kept], t[kept], address
-    x = (address >> np.uint32(camera.x[0])) & np.uint32(2 ** camera.x[1] - 1)
-    y = (address >> np.uint32(camera.y[0])) & np.uint32(2 ** camera.y[1] - 1)
+
+    def record(event: int) -> int:
+        return event if kept is None else int(kept[event])
+
+    def refuse(odd: NDArray[np.bool_], address: NDArray[np.uint32]) -> None:
+        if odd.any():
+            first = int(np.argmax(odd))
+            raise ValueError(
+                f"{path}, byte {start + _RECORD * record(first)}: expected an address of a {camera.name}, "
+                f"{camera.size[0]} x {camera.size[1]} (height x width), found {int(address[first]):#010x} in record "
+                f"{record(first)}"
+            )
+
+    words = np.frombuffer(content, ">u4", offset=start).astype(np.uint32)
+    address, t = words[0::2], words[1::2].astype(np.int64)
+    kept: NDArray[np.int64] | None = None  # all, as mostly
+    used = int(np.bitwise_or.reduce(address))
+    if used & (camera.other | camera.unused):
+        special = (address & np.uint32(camera.other)) != 0
+        # a pin's event in a file of an old jAER: 16 bits, stretched to 32 with their sign
+        stretched = special & ((address >> np.uint32(15)) == 0x1FFFF)
+        refuse(((address & np.uint32(camera.unused)) != 0) & ~stretched, address)
+        kept = np.flatnonzero(~special)
+        address, t = address[kept], t[kept]
     height, width = camera.size
-    odd[kept] |= (x >= width) | (y >= height)
-    if odd.any():
-        first = int(np.argmax(odd))
-        raise ValueError(
-            f"{path}, byte {start + _RECORD * first}: expected an address of a {camera.name}, {height} x {width} "
-            f"(height x width), found {int(flags[first]):#010x} in record {first}"
-        )
-    p = ((address >> np.uint32(camera.polarity)) & np.uint32(1)) == camera.on
+    x, y = _field(address, *camera.x), _field(address, *camera.y)
+    if x.max(initial=0) >= width or y.max(initial=0) >= height:
+        refuse((x >= width) | (y >= height), address)
+    p = _field(address, camera.polarity, 1) == camera.on
 
     def place(event: int) -> str:
-        return f"byte {start + _RECORD * kept[event]}, record {kept[event]}"
+        return f"byte {start + _RECORD * record(event)}, record {record(event)}"
 
-    columns = (t, (width - 1 - x.astype(np.int64)), (height - 1 - y.astype(np.int64)), p)
-    return in_order(path, columns, camera.size, order, place)
+    return in_order(path, (t, width - 1 - x, height - 1 - y, p), camera.size, order, place)
+
+
+def _field(address: NDArray[np.uint32], lowest: int, bits: int) -> NDArray[np.int16]:
+    return ((address >> np.uint32(lowest)) & np.uint32(2**bits - 1)).astype(np.int16)

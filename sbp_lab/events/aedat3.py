@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,13 +83,14 @@ def read_aedat3(
         for packet in _packets(path, content, span)
         if packet.kind == _POLARITY
     ]
-    columns = [np.concatenate([np.zeros(0, np.int64), *(events[i] for _, events in packets)]) for i in range(4)]
-    kept = np.ones(len(columns[0]), np.bool_)
+    none = np.zeros(0, np.uint8)
+    t, x, y, p = (np.concatenate([none, *(events[column] for _, events in packets)]) for column in range(4))
+    kept = np.ones(len(t), np.bool_)
     if start is not None:
-        kept &= columns[0] >= start
+        kept &= t >= start
     if stop is not None:
-        kept &= columns[0] < stop
-    t, x, y, p = (values[kept] for values in columns)
+        kept &= t < stop
+    t, x, y, p = t[kept], x[kept], y[kept], p[kept]
     ends, places = np.cumsum([len(events[0]) for _, events in packets]), np.flatnonzero(kept)
 
     def place(event: int) -> str:
@@ -193,20 +195,26 @@ def _packets(path: Path, content: bytes, span: Span | None) -> Iterator[_Packet]
         at, number = at + each * count, number + 1
 
 
-def _events(path: Path, content: bytes, packet: _Packet, size: tuple[int, int]) -> list[NDArray[np.int64]]:
+def _events(path: Path, content: bytes, packet: _Packet, size: tuple[int, int]) -> list[NDArray[Any]]:
     """Return t, x, y and p of a packet's valid events."""
-    records = np.frombuffer(content, "<u4", count=2 * packet.count, offset=packet.at).reshape(-1, 2).astype(np.int64)
-    data, t = records[:, 0], records[:, 1]
-    valid = (data & 1) == 1
-    x, y = data >> 17, (data >> 2) & 0x7FFF
-    if valid.sum() != packet.valid:
-        raise ValueError(f"{path}, {packet}: expected {packet.valid} valid events, found {valid.sum()}")
-    odd = valid & ((x >= size[1]) | (y >= size[0]) | (t >= 2**31))
-    if odd.any():
-        first = int(np.argmax(odd))
-        raise ValueError(
-            f"{path}, {packet}, event {first}: expected x below {size[1]}, y below {size[0]} and a time below 2^31, "
-            f"found {x[first]}, {y[first]} and {t[first]}"
-        )
-    columns = [t + (packet.overflows << 31), x, y, (data >> 1) & 1]
-    return columns if valid.all() else [values[valid] for values in columns]
+    words = np.frombuffer(content, "<u4", count=2 * packet.count, offset=packet.at)
+    data, t = words[0::2], words[1::2]
+    valid = (data & 1) != 0
+    if np.count_nonzero(valid) != packet.valid:
+        raise ValueError(f"{path}, {packet}: expected {packet.valid} valid events, found {np.count_nonzero(valid)}")
+    x, y = (data >> 17).astype(np.int16), ((data >> 2) & 0x7FFF).astype(np.int16)
+    if x.max(initial=0) >= size[1] or y.max(initial=0) >= size[0] or t.max(initial=0) >= 2**31:
+        odd = valid & ((x >= size[1]) | (y >= size[0]) | (t >= 2**31))
+        if odd.any():
+            first = int(np.argmax(odd))
+            raise ValueError(
+                f"{path}, {packet}, event {first}: expected x below {size[1]}, y below {size[0]} and a time below "
+                f"2^31, found {x[first]}, {y[first]} and {t[first]}"
+            )
+    columns: list[NDArray[Any]] = [
+        t.astype(np.int64) + (packet.overflows << 31),
+        x,
+        y,
+        ((data >> 1) & 1).astype(np.uint8),
+    ]
+    return columns if packet.valid == packet.count else [values[valid] for values in columns]

@@ -89,9 +89,9 @@ class Frames(Spec):
         shape = self.shape(events.size)
         height, width = events.size
         cuts = self._cuts(events)
-        events = events[: cuts[-1]]
+        kept = slice(cuts[-1])
         step = np.repeat(np.arange(self.steps), np.diff(cuts))
-        place = ((step * height + events.y) * width + events.x) * 2 + events.p
+        place = ((step * height + events.y[kept]) * width + events.x[kept]) * 2 + events.p[kept]
         counts = np.bincount(place, minlength=self.steps * height * width * 2)
         frames = counts.reshape(self.steps, height, width, 2).astype(np.float32)
         if shape != frames.shape:
@@ -118,9 +118,11 @@ class Frames(Spec):
 
 def _shrunk(frames: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
     """Return the counts (T, H, W, 2) shared by area among the pixels of a picture of (height, width)."""
-    rows, columns = _shares(frames.shape[1], height), _shares(frames.shape[2], width)
-    shrunk: NDArray[np.float32] = np.einsum("thwc,vw,uh->tuvc", frames, columns, rows, optimize=True)
-    return np.ascontiguousarray(shrunk)
+    steps, old_height, old_width, _ = frames.shape
+    low: NDArray[np.float32] = _shares(old_height, height) @ frames.reshape(steps, old_height, old_width * 2)
+    # both polarities of a row in one product: with the last axis of 2 alone it takes thrice as long
+    columns = np.kron(_shares(old_width, width), np.eye(2, dtype=np.float32))
+    return (low.reshape(-1, old_width * 2) @ columns.T).reshape(steps, height, width, 2)
 
 
 def _shares(old: int, new: int) -> NDArray[np.float32]:
