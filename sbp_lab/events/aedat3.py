@@ -22,11 +22,12 @@ from sbp_lab.events.header import header
 from sbp_lab.events.order import Order, in_order
 
 _PACKET = struct.Struct("<hhiiiiii")
-_POLARITY = 1
+_SPECIAL, _POLARITY = 0, 1
 #: Bytes of an event, where the type fixes it: special, polarity, and two of motion.
 _SIZES = {0: 8, 1: 8, 3: 36, 4: 48}
-#: The format knows the types up to it. Users' own, from 100 on, are refused: a damaged type must not hide a packet.
-_LAST_TYPE = 13
+#: What cameras write: special, polarity, frame, two of motion, configuration. Other types are refused, and special
+#: events of codes far beyond the 18 that there are: a damaged type must not hide a packet of polarity events.
+_KINDS, _LAST_CODE = (0, 1, 2, 3, 4, 7), 31
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +169,7 @@ def _packets(path: Path, content: bytes, span: Span | None) -> Iterator[_Packet]
         kind, _, each, time_at, overflows, room, count, valid = _PACKET.unpack_from(content, at)
         fixed = _SIZES.get(kind, each)
         for what, value, right in (
-            (f"a type of 0 to {_LAST_TYPE}", kind, 0 <= kind <= _LAST_TYPE),
+            ("a type that cameras write, one of 0, 1, 2, 3, 4 and 7", kind, kind in _KINDS),
             (f"{fixed} bytes an event of type {kind}", each, each == fixed and each > 0),
             ("the time at byte 4 of an event", time_at, time_at == 4 or kind not in _SIZES),
             ("a count of overflows of at least 0", overflows, overflows >= 0),
@@ -182,6 +183,13 @@ def _packets(path: Path, content: bytes, span: Span | None) -> Iterator[_Packet]
         if at + each * count > len(content):
             there = len(content) - at
             raise ValueError(f"{where}: expected {count} events of {each} bytes, the file ends after {there} bytes")
+        if kind == _SPECIAL:
+            codes = (np.frombuffer(content, "<u4", count=2 * count, offset=at)[0::2] >> 1) & 0x7F
+            if codes.max(initial=0) > _LAST_CODE:
+                raise ValueError(
+                    f"{where}: expected codes of special events, 0 to {_LAST_CODE}, found {codes.max()}; are these "
+                    f"polarity events?"
+                )
         yield _Packet(
             number=number,
             begin=begin,

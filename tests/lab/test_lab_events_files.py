@@ -122,6 +122,9 @@ def test_aedat2_sorts_times_that_go_back_only_where_it_is_told_to_and_keeps_ever
         read_aedat2(path, DVS128)
     expected = [events[0], events[2], events[3], events[1], events[4]]
     assert read_aedat2(path, DVS128, order="sort") == as_events(expected, (128, 128))
+    many = [(7 * n % 5, n % 128, 1, 1) for n in range(200)]
+    found = read_aedat2(write(files.aedat2_file([files.dvs128_record(*event) for event in many])), DVS128, order="sort")
+    assert found == as_events(sorted(many, key=lambda event: event[0]), (128, 128))
     with pytest.raises(ValueError, match="order must be one of 'strict', 'sort'"):
         read_aedat2(path, DVS128, order="any")
 
@@ -234,8 +237,15 @@ GOOD = drawn(6, 3, 128, 128)
             files.aedat3_file(files.polarity_packet(GOOD), files.polarity_packet(GOOD)[:-1]),
             r"packet 1 at byte \d+: expected 3 events of 8 bytes, the file ends after 23 bytes",
         ),
-        (files.aedat3_file(files.polarity_packet(GOOD, kind=77)), "packet 0 .*expected a type of 0 to 13.*found 77"),
-        (files.aedat3_file(files.polarity_packet(GOOD, kind=-1)), "packet 0 .*expected a type of 0 to 13.*found -1"),
+        (
+            files.aedat3_file(files.polarity_packet(GOOD, kind=77)),
+            "packet 0 .*expected a type that cameras write.*found 77",
+        ),
+        (files.aedat3_file(files.polarity_packet(GOOD, kind=-1)), "packet 0 .*expected a type that .*found -1"),
+        (
+            files.aedat3_file(files.polarity_packet([*GOOD, (10**6, 5, 16, 0)], kind=0)),
+            "packet 0 .*expected codes of special events, 0 to 31, found .*are these polarity events",
+        ),
         (files.aedat3_file(files.polarity_packet(GOOD, size=16)), "expected 8 bytes an event of type 1, found 16"),
         (files.aedat3_file(files.polarity_packet(GOOD, kind=2, size=0)), "bytes an event of type 2, found 0"),
         (files.aedat3_file(files.polarity_packet(GOOD, time_at=0)), "expected the time at byte 4 .*found 0"),
