@@ -26,7 +26,7 @@ from sbp_lab import networks, trainers
 from sbp_lab.data import Dataset
 from sbp_lab.data import in_memory as data_sets
 from sbp_lab.methods import METHODS
-from sbp_lab.training import Epoch, Recipe, Run, check_batch_size
+from sbp_lab.training.old import Epoch, Recipe, Run, check_batch_size
 
 # framework chatter that would drown the tables; a setting of the user's own wins
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -15,7 +15,7 @@ from typing import Any
 
 from sbp_lab import data, trainers
 from sbp_lab.results import Comparison
-from sbp_lab.training import Epoch, Recipe, Run, train
+from sbp_lab.training.old import Epoch, Recipe, Run, train
 
 EpochDone = Callable[[str, int, int, Epoch], None]
 

@@ -12,7 +12,7 @@ from sbp_lab import trainers
 from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
 from sbp_lab.trainers import TrainerOptions
-from sbp_lab.training import Recipe, batches, check_batch_size
+from sbp_lab.training.old import Recipe, batches, check_batch_size
 
 
 def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: Dataset) -> dict[str, dict[str, float]]:

@@ -19,7 +19,7 @@ from sbp_lab.environment import machine as machine
 from sbp_lab.environment import versions as versions
 from sbp_lab.files import finite, write_json
 from sbp_lab.methods import METHODS
-from sbp_lab.training import Epoch, Recipe, Run
+from sbp_lab.training.old import Epoch, Recipe, Run
 
 SCHEMA = "sbp.comparison/1"
 

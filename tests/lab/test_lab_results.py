@@ -8,7 +8,7 @@ from rich.console import Console
 from sbp_core import ResNetSpec
 from sbp_lab import plots
 from sbp_lab.results import Comparison, table
-from sbp_lab.training import Epoch, Recipe, Run
+from sbp_lab.training.old import Epoch, Recipe, Run
 
 NETWORK = ResNetSpec(depths=(1, 1), widths=(4, 8), in_channels=1, time_steps=2)
 RECIPE = Recipe(backend="torch", data="digits", network=NETWORK, taps=("layer1",), epochs=2)

@@ -7,7 +7,7 @@ from sbp_core import ResNetSpec
 from sbp_lab.data import Dataset
 from sbp_lab.methods import METHODS
 from sbp_lab.trainers import StepResult
-from sbp_lab.training import Recipe, batches, train
+from sbp_lab.training.old import Recipe, batches, train
 
 NETWORK = ResNetSpec(depths=(1, 1), widths=(4, 8), in_channels=1, num_classes=3, time_steps=2)
 
