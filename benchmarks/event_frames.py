@@ -1,7 +1,8 @@
 """Events a second: reading recordings of event cameras, framing them, and augmenting them on the way.
 
 The files are written here, to the formats' definitions and of the sizes that the data sets' have; with N-MNIST in
-``$SBP_DATA`` its real recordings are read too. They lie in the system's memory of files when they are timed.
+``$SBP_DATA`` its real recordings are read too. They lie in the system's memory of files when they are timed. Timed is
+processor time, which other work on the machine changes little.
 
     python benchmarks/event_frames.py
 """
@@ -132,7 +133,7 @@ def main():
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print("| " + " | ".join(row) + " |")
-    print("\nmillions of events a second, one process, medians")
+    print("\nmillions of events a second of processor time, one process, medians")
     write(options.out, {"cores": os.cpu_count(), "load": os.getloadavg()[0], "rows": result})
 
 

@@ -53,7 +53,7 @@ def cifar10_dvs(folder: Path | None) -> Source:
 def cifar10_dvs_first(folder: Path | None) -> Source:
     """Return CIFAR10-DVS with numbers 0 to 99 of each class to test, as in TEBN (Duan et al. 2022) and after it.
 
-    Accuracy on this split is higher than on others, by some points: do not compare across.
+    Accuracy on this split is much higher than on a random one: do not compare across.
     """
     return open_part(folder, "cifar10_dvs_first", test_from=0)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from sbp_lab.data import open_data
 from sbp_lab.data.cifar10_dvs import NAMES as CIFAR
 from sbp_lab.data.cifar10_dvs import open_part
-from sbp_lab.events import Events
+from sbp_lab.events import EventFlip, EventRoll, Events, Frames
+from sbp_lab.recipe import Recipe
 from tests.lab import event_files as files
 
 
@@ -258,6 +260,8 @@ def test_dvs_gesture_cuts_trials_where_their_tables_say_and_splits_them_as_the_l
     for index in (2, 0, 1, 0):
         assert source.train[index] == expected[index]
     assert source.test[-1] == window(1300, 1301)
+    # what was found out by reading does not travel to workers
+    assert pickle.dumps(source.train) == pickle.dumps(open_data("dvs_gesture", gestures).train)
     copy = pickle.loads(pickle.dumps(source.train))
     assert [copy[index] for index in range(3)] == expected
     assert source.train.read(gestures / "DvsGesture" / "user01_led.aedat") == window(0, 9999)
@@ -337,3 +341,23 @@ def test_a_gesture_without_an_event_is_an_error_that_names_file_and_times(gestur
         split[2]
     with pytest.raises(ValueError, match=r"user02_lab.aedat, 1005 to 1010 us: expected events"):
         split[3]
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+
+
+def test_the_pages_example_runs_as_written_and_prints_what_it_says(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(code, names)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == re.search(r"print\(events\) +# (.*)", code)[1]
+    assert names["frames"].sum() == 300
+
+
+def test_the_papers_recipe_is_one_that_recipes_read():
+    (text,) = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.M | re.S)
+    recipe = Recipe.from_toml(text)
+    assert recipe.frames == Frames(by="count", steps=10, size=(48, 48), scale="peak")
+    assert recipe.augment == (EventFlip(), EventRoll(pixels=5, of=(48, 48)))
