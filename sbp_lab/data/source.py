@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,6 @@ from sbp_lab.events import Events
 Sample: TypeAlias = NDArray[Any] | Events
 
 _READ_AT_MOST = 4 << 30
-_ALL_LEVELS = np.arange(256, dtype=np.float64)
 
 
 class Split(Protocol):
@@ -234,36 +235,51 @@ def figures_of(split: Split) -> Figures:
         >>> figures_of(ArraySplit(images, np.zeros(2, np.int64)))
         Figures(mean=(5.0, 2.0), deviation=(5.0, 2.0))
     """
+    first = split[0]
+    whole_numbers = isinstance(first, np.ndarray) and first.dtype == np.uint8
+    return _of_levels(_blocks(split)) if whole_numbers else _of_numbers(_blocks(split))
+
+
+def _of_levels(blocks: Iterator[NDArray[Any]]) -> Figures:
+    """Return the figures from how often each level occurs: in whole numbers, so exact, and the same on any machine."""
+    counts = sum(
+        np.stack([np.bincount(plane.ravel(), minlength=256) for plane in np.moveaxis(b, -1, 0)]) for b in blocks
+    )
+    mean, deviation = [], []
+    for channel in np.asarray(counts):
+        pixels = int(channel.sum())
+        total = int(channel @ np.arange(256))
+        squares = int(channel @ np.arange(256) ** 2)
+        mean.append(total / pixels)
+        deviation.append(math.sqrt(pixels * squares - total**2) / pixels)
+    return Figures(mean=tuple(mean), deviation=tuple(deviation))
+
+
+def _of_numbers(blocks: Iterator[NDArray[Any]]) -> Figures:
+    """Return the figures block by block: without a copy of all in float64, or the cancellation of a sum of squares."""
+    count, mean, squares = 0, np.zeros(1), np.zeros(1)
+    for block in blocks:
+        axes = tuple(range(block.ndim - 1))
+        pixels = block.size // block.shape[-1]
+        total = count + pixels
+        away = block.mean(axes, dtype=np.float64) - mean
+        squares = squares + block.var(axes, dtype=np.float64) * pixels + away**2 * (count * pixels / total)
+        mean = mean + away * (pixels / total)
+        count = total
+    deviation = np.sqrt(squares / count)
+    return Figures(mean=tuple(map(float, mean)), deviation=tuple(map(float, deviation)))
+
+
+def _blocks(split: Split) -> Iterator[NDArray[Any]]:
     if isinstance(split, ArraySplit):
-        if split.images.dtype == np.uint8:
-            return _figures_of_levels(split.images)
-        values = split.images.astype(np.float64)
-        return Figures(mean=_floats(values.mean((0, 1, 2))), deviation=_floats(values.std((0, 1, 2))))
-    total, squares, pixels = 0.0, 0.0, 0
+        for start in range(0, len(split), 256):
+            yield split.images[start : start + 256]
+        return
     for index in range(len(split)):
         image = split[index]
         if not isinstance(image, np.ndarray):
             raise TypeError(f"figures are of images, got {type(image).__name__} in sample {index}")
-        values = image.astype(np.float64)
-        total = total + values.sum((0, 1))
-        squares = squares + np.square(values).sum((0, 1))
-        pixels += values.shape[0] * values.shape[1]
-    mean = np.asarray(total) / pixels
-    return Figures(mean=_floats(mean), deviation=_floats(np.sqrt(np.maximum(squares / pixels - mean**2, 0.0))))
-
-
-def _figures_of_levels(images: NDArray[np.uint8]) -> Figures:
-    # from how often each level occurs: exact, and no copy of the images in float64
-    mean, deviation = [], []
-    for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256) / images[..., channel].size
-        mean.append(float(share @ _ALL_LEVELS))
-        deviation.append(float(np.sqrt(share @ np.square(_ALL_LEVELS - mean[-1]))))
-    return Figures(mean=tuple(mean), deviation=tuple(deviation))
-
-
-def _floats(values: NDArray[np.float64]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values)
+        yield image
 
 
 def _place(index: int, count: int) -> int:

@@ -55,7 +55,7 @@ def stored(folder, pictures):
 
 
 def test_figures_are_those_of_all_training_pixels_channel_by_channel(tmp_path):
-    pixels = images()
+    pixels = images(600)  # more than are taken at once
     expected = pixels.astype(np.float64).reshape(-1, 3)
     labels = np.zeros(len(pixels), np.int64)
     for split in (ArraySplit(pixels, labels), ArraySplit(pixels.astype(np.float32), labels), stored(tmp_path, pixels)):

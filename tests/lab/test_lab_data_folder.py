@@ -89,6 +89,14 @@ def test_more_than_eight_bits_are_refused_rather_than_clipped(tmp_path):
         open_data("folder", tmp_path).test[0]
 
 
+def test_a_header_that_asks_for_gigabytes_is_refused(tmp_path, monkeypatch):
+    write(tmp_path)
+    source = open_data("folder", tmp_path)
+    monkeypatch.setattr("sbp_lab.data.folder._PIXELS_AT_MOST", 29)
+    with pytest.raises(ValueError, match=r"2\.png, its header: expected at most .* million, found 5 x 6 pixels"):
+        source.test[0]
+
+
 @pytest.mark.parametrize("cut", [0, 4, 20, 60, -40])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP"])
 def test_a_cut_image_is_named_when_it_is_read(cut, kind, tmp_path):

@@ -110,7 +110,10 @@ def test_missing_files_are_answered_with_where_to_get_them(tmp_path):
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_damaged_file_is_named_with_the_place(file, change, message, packed, tmp_path):
+# read by pieces: larger than the files, and such that one ends where the file does
+@pytest.mark.parametrize("piece", [1 << 20, 784])
+def test_a_damaged_file_is_named_with_the_place(file, change, message, packed, piece, tmp_path, monkeypatch):
+    monkeypatch.setattr("sbp_lab.data.idx._CHUNK", piece)
     write(tmp_path / "mnist")
     path = tmp_path / "mnist" / f"{file}-ubyte"
     content = change(path.read_bytes())
