@@ -41,9 +41,9 @@ class Events:
     """
 
     t: NDArray[np.int64]
-    x: NDArray[np.int16]
-    y: NDArray[np.int16]
-    p: NDArray[np.uint8]
+    x: NDArray[np.integer[Any]]
+    y: NDArray[np.integer[Any]]
+    p: NDArray[np.integer[Any]]
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
