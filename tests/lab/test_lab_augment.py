@@ -168,6 +168,8 @@ def test_a_resized_crop_takes_a_part_within_its_bounds():
         assert 0 <= left <= 200 - width
     assert min(shares) > 0.19
     assert max(shares) < 0.51
+    wide = [ResizedCrop(ratio=(2.0, 3.0), scale=(0.1, 0.2))._part(100, 200, rng) for _ in range(20)]
+    assert all(1.9 < width / height < 3.1 for _, _, height, width in wide)
     found = spec(image, rng)
     assert found.shape == (10, 10, 1)
     assert (np.diff(found[0, :, 0]) > 0).all()

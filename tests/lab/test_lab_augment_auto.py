@@ -40,7 +40,7 @@ def theirs(policy):
 
 
 def images(channels):
-    """Noise, a gradient, few values, one value, a narrow and an oblong picture."""
+    """Noise, a gradient, few values, one value, a narrow and oblong pictures."""
     rng = np.random.default_rng(5)
     ramp = np.linspace(20, 180, 32).astype(np.uint8)
     return [
@@ -50,6 +50,8 @@ def images(channels):
         np.full((32, 32, channels), 77, np.uint8),
         rng.integers(100, 130, (28, 28, channels), dtype=np.uint8),
         rng.integers(0, 256, (17, 40, channels), dtype=np.uint8),
+        # moved another way, being larger
+        rng.integers(0, 256, (61, 70, channels), dtype=np.uint8),
     ]
 
 

@@ -13,7 +13,17 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from sbp_lab.augment import AutoAugment, Crop, CutMix, Cutout, Flip, ImageAugmentation, MixUp, ResizedCrop
+from sbp_lab.augment import (
+    AutoAugment,
+    BatchAugmentation,
+    Crop,
+    CutMix,
+    Cutout,
+    Flip,
+    ImageAugmentation,
+    MixUp,
+    ResizedCrop,
+)
 from sbp_lab.data.source import ArraySplit, Source
 from sbp_lab.events import EventCutMix, EventFlip, Events, Frames
 from sbp_lab.loader import Loader, Place, SampleError
@@ -220,6 +230,46 @@ def test_no_two_draws_are_the_same_by_construction_and_they_are_uniform():
         drawn += np.rint(images[:, 0, 0]).astype(int).tolist()
     assert len({tuple(each) for each in drawn}) > 0.999 * len(drawn)
     assert abs(np.mean(drawn) - 127.5) < 4 * 73.9 / np.sqrt(3 * len(drawn))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsLater(ImageAugmentation):
+    """Writes what it draws into the normalised image."""
+
+    kind: ClassVar[str] = "test_draws_later"
+    stage: ClassVar[str] = "normalised"
+
+    def __call__(self, image, rng):
+        image = image.copy()
+        image[0, 1] = rng.integers(0, 256, 3)
+        return image
+
+
+def test_what_is_drawn_before_and_after_normalising_is_not_the_same():
+    data = source(train=48)
+    images = next(Loader(data, batch_size=48, seed=0, augment=(Draws(), DrawsLater())).epoch(0))[0]
+    before = np.rint(images[:, 0, 0] * data.deviation + data.mean)
+    assert np.mean(before == images[:, 0, 1]) < 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawsMore(BatchAugmentation):
+    """Adds what it draws for each sample."""
+
+    kind: ClassVar[str] = "test_draws_more"
+
+    def on_batch(self, images, labels, rng):
+        return images + rng.integers(0, 2, (len(images), 1, 1, 1)).astype(np.float32), labels
+
+
+def test_two_augmentations_of_a_batch_do_not_draw_the_same():
+    data = source(train=48)
+    plain, twice = (Loader(data, batch_size=48, seed=0, augment=(DrawsMore(),) * count) for count in (1, 2))
+    sums = np.rint(next(twice.epoch(0))[0] - next(plain.epoch(0))[0])
+    assert set(sums[:, 0, 0, 0]) == {0.0, 1.0}
+    nothing = next(Loader(data, batch_size=48, seed=0).epoch(0))[0]
+    first = np.rint(next(plain.epoch(0))[0] - nothing)
+    assert not np.array_equal(first, sums)
 
 
 @pytest.mark.parametrize("augment", [ALL, (*ALL, MixUp())], ids=["images", "mixed"])
