@@ -1,4 +1,4 @@
-"""Runs the methods of a comparison over its seeds, several at a time in processes of their own."""
+"""Runs a comparison, several runs at a time in processes of their own."""
 
 from __future__ import annotations
 
@@ -7,57 +7,79 @@ import os
 import queue
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing.queues import Queue
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from sbp_lab import data, trainers
-from sbp_lab.results import Comparison
-from sbp_lab.training.old import Epoch, Recipe, Run, train
+from sbp_lab import trainers
+from sbp_lab.data import Source, open_data
+from sbp_lab.recipe import Recipe
+from sbp_lab.record import Epoch, Run
+from sbp_lab.results import Cell, Plan
+from sbp_lab.trainers import NotFiniteError
+from sbp_lab.training import DamagedError, EpochDone, Event, LockedError, train
 
-EpochDone = Callable[[str, int, int, Epoch], None]
-
-_events: Queue[tuple[str, int, int, Epoch]] | None = None
+OnEpoch = Callable[[Cell, Epoch], None]
 
 
-def run_all(comparison: Comparison, on_epoch: EpochDone) -> Generator[Run, None, None]:
-    """Train every method with every seed and yield the runs as they finish.
+class Failed(NamedTuple):
+    """A run that could not be ended, for a reason that need not hold for others: a full disk, an infinite loss."""
+
+    reason: str
+
+
+_events: Queue[tuple[Cell, Epoch]] | None = None
+
+
+def run_all(
+    plan: Plan, cells: Sequence[Cell], folder: Path, *, data_folder: Path, jobs: int, on_epoch: OnEpoch
+) -> Generator[tuple[Cell, Run | Failed], None, None]:
+    """Train every cell, each in a folder of its own below ``folder``, and yield the runs as they finish.
 
     With more than one job each run has a process with one thread of its own: the arrays are small, and two runs side
     by side take far less time than two threads in one. Closing the iterator, or an interrupt, ends the processes; they
-    end by themselves when this one does, however it does.
+    end by themselves when this one does, however it does. What a run has written when it ends before its time, it goes
+    on from; one that fails does not stop the others.
 
     Args:
-        comparison: what to run; ``comparison.jobs`` says how many at a time.
-        on_epoch: called after each epoch of any run with the method, the seed, the epoch's number and its record.
+        plan: what the cells are of.
+        cells: what to run; one seed after the other, so that an interrupt leaves whole seeds.
+        folder: of the comparison.
+        data_folder: what data lies in.
+        jobs: how many at a time.
+        on_epoch: called after each epoch of any run with its cell and its record.
     """
-    if comparison.jobs == 1:
-        dataset = data.load(comparison.recipe.data)
-        for method, seed in comparison.pairs():
-            yield train(comparison.recipe, method, seed, dataset, on_epoch=partial(on_epoch, method, seed))
-        return
-    yield from _run_in_processes(comparison, on_epoch)
+    ordered = sorted(cells, key=lambda cell: plan.seeds.index(cell.seed))
+    if jobs == 1:
+        for cell in ordered:
+            yield cell, _train(plan.recipe_of(cell), folder / cell.folder, data_folder, partial(on_epoch, cell))
+    elif ordered:
+        yield from _run_in_processes(plan, ordered, folder, data_folder, jobs, on_epoch)
 
 
-def _run_in_processes(comparison: Comparison, on_epoch: EpochDone) -> Generator[Run, None, None]:
+def _run_in_processes(
+    plan: Plan, cells: Sequence[Cell], folder: Path, data_folder: Path, jobs: int, on_epoch: OnEpoch
+) -> Generator[tuple[Cell, Run | Failed], None, None]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Any] = context.Queue()
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
-        max_workers=min(comparison.jobs, len(comparison.pairs())),
+        max_workers=min(jobs, len(cells)),
         mp_context=context,
         initializer=_start_worker,
-        initargs=(comparison.recipe.backend, events),
+        initargs=(plan.recipe.backend, events),
     )
     # not concurrent.futures.wait: an interrupt in the middle of it leaves the futures' locks held
-    done: queue.SimpleQueue[Future[Run]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Future[tuple[Cell, Run | Failed]]] = queue.SimpleQueue()
     finished = False
     try:
-        for pair in comparison.pairs():
-            pool.submit(_work, comparison.recipe, *pair).add_done_callback(done.put)
-        left = len(comparison.pairs())
+        for cell in cells:
+            place = folder / cell.folder
+            pool.submit(_work, cell, plan.recipe_of(cell), place, data_folder).add_done_callback(done.put)
+        left = len(cells)
         while left:
             _report(events, on_epoch)
             try:
@@ -75,7 +97,7 @@ def _run_in_processes(comparison: Comparison, on_epoch: EpochDone) -> Generator[
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _report(events: Queue[Any], on_epoch: EpochDone) -> None:
+def _report(events: Queue[Any], on_epoch: OnEpoch) -> None:
     while True:
         try:
             event = events.get_nowait()
@@ -102,12 +124,31 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _work(recipe: Recipe, method: str, seed: int) -> Run:
+def _work(cell: Cell, recipe: Recipe, folder: Path, data_folder: Path) -> tuple[Cell, Run | Failed]:
     events = _events
     if events is None:
         raise RuntimeError("_work must run in a process that _start_worker has prepared")
+    try:
+        return cell, _train(recipe, folder, data_folder, lambda epoch: events.put((cell, epoch)))
+    except KeyboardInterrupt:
+        # not the next one from the queue: whoever asked this run to stop means all
+        os._exit(1)
 
-    def on_epoch(number: int, epoch: Epoch) -> None:
-        events.put((method, seed, number, epoch))
 
-    return train(recipe, method, seed, data.load(recipe.data), on_epoch=on_epoch)
+def _train(recipe: Recipe, folder: Path, data_folder: Path, on_epoch: Callable[[Epoch], None]) -> Run | Failed:
+    resume = folder.is_dir() and any(folder.iterdir())
+    source = _source(recipe.data, data_folder)
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, EpochDone):
+            on_epoch(event.epoch)
+
+    try:
+        return train(recipe, folder, source=source, resume=resume, on_event=on_event)
+    except (OSError, NotFiniteError, LockedError, DamagedError) as error:
+        return Failed(str(error))
+
+
+@cache
+def _source(name: str, folder: Path) -> Source:
+    return open_data(name, folder)

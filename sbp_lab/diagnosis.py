@@ -6,17 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbp_core import LossSpec, validation
 from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
-from sbp_lab.data import Dataset
+from sbp_lab.checks import check
+from sbp_lab.data import Source
+from sbp_lab.loader import Loader
 from sbp_lab.methods import METHODS
+from sbp_lab.names import known
+from sbp_lab.recipe import Recipe
 from sbp_lab.trainers import TrainerOptions
-from sbp_lab.training.old import Recipe, batches, check_batch_size
 
 
-def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: Dataset) -> dict[str, dict[str, float]]:
-    """Return the L2 norm of the gradient of every convolution and of the head, on the seed's first batch.
+def gradient_norms(recipe: Recipe, methods: Sequence[str], source: Source) -> dict[str, dict[str, float]]:
+    """Return the L2 norm of the gradient of every convolution and linear layer, on the seed's first batch as stored.
 
     Each method differentiates at its first coefficient, ``schedule(0)``, with the same initial weights.
 
@@ -24,26 +26,37 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], seed: int, dataset: D
         Method to canonical layer name (``stem.conv``, ``layer1.0.conv1``, ...) to norm, from the input to the output.
 
     Raises:
-        ValueError: an unknown method or backend, or fewer training images than a batch.
+        ValueError: an unknown method, a network of the user's own, or one that does not fit the data.
         ModuleNotFoundError: the backend's framework is not installed.
     """
-    check_batch_size(recipe.batch_size, dataset)
+    network = check(recipe, source)
+    if network is None:
+        raise ValueError(f"net must be one of the zoo for this, got {recipe.net!r}")
     build = trainers.load(recipe.backend).make_trainer
-    images, labels = next(batches(dataset, recipe.batch_size, seed, 1))
+    with Loader(
+        source, batch_size=recipe.batch_size, seed=recipe.seed, frames=recipe.frames, size=recipe.size
+    ) as loader:
+        images, labels = next(loader.epoch(1))
     norms: dict[str, dict[str, float]] = {}
     for name in methods:
-        schedule = METHODS[validation.choice("method", name, METHODS)].schedule
-        taps = recipe.taps if schedule is not None else ()
-        trainer = build(
-            recipe.network,
-            initial_weights(recipe.network, seed, taps),
-            TrainerOptions(taps=taps, loss=LossSpec(combine=recipe.combine)),
+        schedule = METHODS[known("method", name, METHODS)].schedule
+        if schedule is not None and recipe.coefficient is not None:
+            schedule = recipe.coefficient
+        taps = () if schedule is None else recipe.taps or network.default_taps
+        options = TrainerOptions(
+            taps=taps,
+            branch=recipe.branch,
+            loss=recipe.loss,
+            precision=recipe.precision,
+            events=source.events,
+            seed=recipe.seed,
         )
+        trainer = build(network, initial_weights(network, recipe.seed, taps, recipe.branch), options)
         coefficient = 0.0 if schedule is None else schedule.resolve(total_steps=1)(0)
         gradients = trainer.gradients(images, labels, coefficient)
         norms[name] = {
             weight.removesuffix(".weight"): float(np.linalg.norm(np.asarray(gradients[weight], np.float64)))
-            for weight, shape in recipe.network.parameter_shapes().items()
-            if len(shape) == 4 or weight == "head.weight"
+            for weight, shape in network.parameter_shapes().items()
+            if len(shape) > 1
         }
     return norms

@@ -15,7 +15,9 @@ from sbp_core import weights as files
 from sbp_core.costs import Cost, costs
 from sbp_core.reference.networks import initial_weights
 from sbp_lab import networks
-from sbp_lab.data import Dataset
+from sbp_lab.data import Source
+from sbp_lab.events import Frames
+from sbp_lab.loader import Loader
 from sbp_lab.plots import draw_costs
 
 #: Picojoules in a millijoule and in a microjoule.
@@ -53,7 +55,7 @@ def adapt(spec: NetworkSpec, width: int | None, size: tuple[int, int] | None, **
 def rows(
     spec: NetworkSpec,
     weights: dict[str, NDArray[np.floating]] | None,
-    dataset: Dataset | None,
+    source: Source | None,
     *,
     size: int | None,
     images: int,
@@ -65,12 +67,19 @@ def rows(
     Raises:
         ValueError: a size that the network does not take, or weights of other sizes.
     """
-    if dataset is None:
+    if source is None:
         fixed = spec.image_size
         found = (size, size) if size is not None else None if None not in fixed else (32, 32)
         return costs(spec, found)
     drawn = initial_weights(spec, 0) if weights is None else files.checked(spec.parameter_shapes(), weights)
-    shown = np.moveaxis(dataset.test_images[:images], -1, 1)
+    frames = Frames(steps=spec.time_steps) if source.events else None
+    height, width = spec.image_size
+    given = None if frames is not None or height is None or width is None else (height, width)
+    with Loader(source, batch_size=images, seed=0, frames=frames, size=given) as loader:
+        batch, _ = next(loader.test())
+    shown = np.moveaxis(batch, -1, -3)
+    if frames is not None:
+        shown = np.moveaxis(shown, 1, 0)
     return costs(spec, weights=drawn, images=shown, training=weights is None)
 
 

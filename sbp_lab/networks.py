@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sbp_core import NetworkSpec, ResNetSpec, validation
-from sbp_core.specs.networks import ZOO
+from sbp_core.specs.networks import ZOO, resnet18_spec, resnet34_spec
 
 
 def resnet10_spec(**fields: Any) -> ResNetSpec:
@@ -14,8 +15,13 @@ def resnet10_spec(**fields: Any) -> ResNetSpec:
     return ResNetSpec(**{"depths": (1, 1, 1, 1), "widths": (64, 128, 256, 512)} | fields)
 
 
-#: Name on the command line to spec.
-NETWORKS: dict[str, Callable[..., NetworkSpec]] = {"resnet10": resnet10_spec} | ZOO
+#: Name on the command line to spec. The stems of ResNets for images of 224 pixels are a 7x7 convolution and a pool.
+_OURS: dict[str, Callable[..., NetworkSpec]] = {
+    "resnet10": resnet10_spec,
+    "resnet18_imagenet": partial(resnet18_spec, stem="imagenet"),
+    "resnet34_imagenet": partial(resnet34_spec, stem="imagenet"),
+}
+NETWORKS = _OURS | ZOO
 
 
 def build(name: str, *, width: int | None = None, size: tuple[int, int] | None = None, **fields: Any) -> NetworkSpec:

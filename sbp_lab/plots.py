@@ -1,4 +1,4 @@
-"""The pictures of a comparison and of a gradient diagnosis."""
+"""The pictures of a run, of a comparison and of a gradient diagnosis."""
 
 from __future__ import annotations
 
@@ -8,25 +8,79 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from sbp_core.costs import Cost
 from sbp_lab.files import write_bytes
+from sbp_lab.record import Run
 from sbp_lab.results import Comparison, describe
+from sbp_lab.tables import title
 
 #: Okabe and Ito's colours: told apart by colour-blind readers, and in grey.
 COLOURS = {"vanilla": "#4d4d4d", "shortcut": "#e69f00", "evolutionary": "#0072b2"}
+INK = "#333333"
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> Path:
-    """Draw accuracy over the epochs and the first layer's relative gradient, and write them as a PNG."""
-    figure = _figure(9.6, 4.2)
+    """Draw accuracy over the epochs and the first layer's relative gradient, a row a network and data set, as a PNG."""
+    groups = [group for group in comparison.plan.groups() if _of(comparison, group)]
+    figure = _figure(9.6, 0.6 + 3.6 * len(groups))
+    panels = figure.subplots(len(groups), 2, squeeze=False, gridspec_kw={"width_ratios": (1.5, 1)})
+    for (left, right), group in zip(panels, groups, strict=True):
+        _comparison(left, right, comparison, group)
+    figure.suptitle(title(comparison), fontsize=10, x=0.01, ha="left", color=INK)
+    return _write(figure, path)
+
+
+def comparison_svg(comparison: Comparison, group: tuple[str, str]) -> str:
+    """Return the same picture of one data set and network as SVG, its ink and its colours left to the page's style."""
+    figure = _figure(9.6, 3.8)
     left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1.5, 1)})
-    _accuracy(left, comparison)
-    _ratio(right, comparison)
-    figure.suptitle(describe(comparison.recipe), fontsize=10, x=0.01, ha="left", color="#333333")
+    _comparison(left, right, comparison, group)
+    _bare(figure)
+    picture = io.StringIO()
+    # ids of their own, where several pictures stand on a page; letters, not outlines
+    with rc_context({"svg.hashsalt": "/".join(group), "svg.fonttype": "none"}):
+        figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
+    text = picture.getvalue()
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var(--{name})")
+    for ink in (INK, "#000000", "#333333", "#555555", "#999999"):
+        text = text.replace(ink, "currentColor")
+    return text[text.index("<svg") :]
+
+
+def plot_run(run: Run, path: Path) -> Path:
+    """Draw a run's loss, its accuracy and the size of its gradient over the epochs as a PNG."""
+    figure = _figure(9.6, 3.6)
+    left, middle, right = figure.subplots(1, 3)
+    numbers = [epoch.number for epoch in run.epochs]
+    marker = "o" if len(numbers) == 1 else None
+    left.plot(numbers, [epoch.loss for epoch in run.epochs], color=INK, lw=2, marker=marker)
+    left.set_ylabel("training loss, mean of the epoch")
+    for name, colour in (("accuracy", "#0072b2"), ("train_accuracy", "#e69f00")):
+        values = [getattr(epoch, name) for epoch in run.epochs]
+        if None not in values:
+            label = "test" if name == "accuracy" else "training batches"
+            middle.plot(numbers, [100 * each for each in values], color=colour, lw=2, marker=marker, label=label)
+    middle.set_ylabel("accuracy of the main output, %")
+    middle.legend(frameon=False, fontsize=9)
+    for name, colour in (("first_gradient", "#0072b2"), ("last_gradient", "#e69f00")):
+        values = [getattr(epoch, name) for epoch in run.epochs]
+        if None not in values:
+            sizes = [_positive(each) for each in values]
+            right.plot(numbers, sizes, color=colour, lw=2, marker=marker, label=name.split("_")[0] + " layer")
+    if right.lines:
+        _log_scale(right)
+        right.legend(frameon=False, fontsize=9)
+    right.set_ylabel("L2 norm of the weight's gradient")
+    for axes in (left, middle, right):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(f"{describe(run.recipe)}, {run.recipe.method}", fontsize=10, x=0.01, ha="left", color=INK)
     return _write(figure, path)
 
 
@@ -61,13 +115,29 @@ def plot_gradients(norms: Mapping[str, Mapping[str, float]], title: str, path: P
     return _write(figure, path)
 
 
-def _accuracy(axes: Axes, comparison: Comparison) -> None:
-    for summary in comparison.summaries():
-        curves = np.array([[epoch.accuracy * 100 for epoch in run.epochs] for run in comparison.of(summary.method)])
+def _of(comparison: Comparison, group: tuple[str, str]) -> dict[str, list[Run]]:
+    """Return the finished runs of a data set and network by method."""
+    found = {method: list(comparison.of(*group, method).values()) for method in comparison.plan.methods}
+    return {method: runs for method, runs in found.items() if runs}
+
+
+def _comparison(left: Axes, right: Axes, comparison: Comparison, group: tuple[str, str]) -> None:
+    runs = _of(comparison, group)
+    _accuracy(left, runs)
+    _ratio(right, runs)
+    count = len(comparison.plan.seeds)
+    named = [name for name, all_ in zip(group, (comparison.plan.data, comparison.plan.nets), strict=True) if all_[1:]]
+    head = ", ".join([*named, f"mean and range of {count} seeds" if count > 1 else "one seed"])
+    left.set_title(head, fontsize=9, loc="left")
+
+
+def _accuracy(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
+    for method, several in runs.items():
+        curves = np.array([[epoch.accuracy * 100 for epoch in run.epochs] for run in several])
         epochs = np.arange(1, curves.shape[1] + 1)
-        colour = COLOURS.get(summary.method)
+        colour = COLOURS.get(method)
         marker = "o" if len(epochs) == 1 else None
-        label = f"{summary.method}, {curves[:, -1].mean():.1f} %"
+        label = f"{method}, {curves[:, -1].mean():.1f} %"
         axes.plot(epochs, curves.mean(axis=0), color=colour, lw=2, marker=marker, label=label)
         axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
     axes.set_xlabel("epoch")
@@ -76,16 +146,13 @@ def _accuracy(axes: Axes, comparison: Comparison) -> None:
     axes.legend(
         frameon=False, fontsize=9, loc="upper left", title="mean at the end", alignment="left", title_fontsize=9
     )
-    count = len(comparison.seeds)
-    axes.set_title(f"mean and range of {count} seeds" if count > 1 else "one seed", fontsize=9, loc="left")
 
 
-def _ratio(axes: Axes, comparison: Comparison) -> None:
-    summaries = comparison.summaries()
-    for place, summary in enumerate(summaries):
-        values = [run.gradient_ratio for run in comparison.of(summary.method)]
+def _ratio(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
+    for place, (method, several) in enumerate(runs.items()):
+        values = [run.gradient_ratio for run in several]
         values = [value for value in values if math.isfinite(value) and value > 0]
-        colour = COLOURS.get(summary.method)
+        colour = COLOURS.get(method)
         if not values:
             axes.annotate("none", (place, 1.0), ha="center", fontsize=9)
             continue
@@ -95,8 +162,8 @@ def _ratio(axes: Axes, comparison: Comparison) -> None:
         axes.annotate(f"{mean:.2g}", (place + 0.3, mean), va="center", fontsize=9, color=colour)
     axes.axhline(1.0, color="#999999", lw=1, ls="--", zorder=0)
     _log_scale(axes)
-    axes.set_xlim(-0.6, len(summaries) - 0.1)
-    axes.set_xticks(range(len(summaries)), [summary.method for summary in summaries])
+    axes.set_xlim(-0.6, len(runs) - 0.1)
+    axes.set_xticks(range(len(runs)), list(runs))
     axes.set_ylabel("norm at the first layer / at the last")
     axes.set_title("gradient in epoch 1: seeds and their mean", fontsize=9, loc="left")
 
@@ -135,10 +202,14 @@ def _positive(value: float) -> float:
     return value if value > 0 else math.nan
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def _bare(figure: Figure) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.25, lw=0.6)
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    _bare(figure)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     return write_bytes(path, picture.getvalue())

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Literal, Self, get_args
 
 import tomli_w
 
+import sbp_lab.events.augment  # noqa: F401  (recipes name its augmentations)
 from sbp_core import LIFSpec, LossSpec, NetworkSpec, Schedule, ShortcutSpec, validation
 from sbp_core.specs.base import Spec
+from sbp_core.specs.branches import BranchName
 from sbp_lab import networks, trainers
 from sbp_lab.augment import Augmentation
 from sbp_lab.events import Frames
@@ -42,6 +44,7 @@ class Recipe(Spec):
         method: vanilla, shortcut or evolutionary.
         coefficient: schedule of the branches' weight; None: the method's.
         taps: parts that get a branch; None: the network's own choice.
+        branch: what a branch is: "linear", the paper's, or "convolutional".
         loss: how branches join the main output, and what the logits are held to.
         optimizer: AdamW or SGD.
         learning_rate: the highest, after the warm-up.
@@ -82,6 +85,7 @@ class Recipe(Spec):
     method: str = "evolutionary"
     coefficient: Schedule | None = None
     taps: tuple[str, ...] | None = None
+    branch: BranchName = "linear"
     loss: LossSpec = LossSpec(combine="logits")
     optimizer: Optimizer = AdamW()
     learning_rate: float = 0.01
@@ -109,7 +113,7 @@ class Recipe(Spec):
         if not self.data:
             raise ValueError("data must name a data set, got ''")
         self._check_net()
-        for name, family in _SPECS.items():
+        for name, family in SPECS.items():
             if getattr(self, name) is not None or name in ("loss", "optimizer"):
                 _check_spec(name, getattr(self, name), family)
         if self.coefficient is not None and METHODS[self.method].schedule is None:
@@ -143,6 +147,7 @@ class Recipe(Spec):
         self._set("warm_up", validation.within("warm_up", self.warm_up, 0.0, float(self.epochs)))
         if self.warm_up == self.epochs:
             raise ValueError(f"warm_up must be less than epochs={self.epochs}, got {self.warm_up:g}")
+        validation.choice("branch", self.branch, get_args(BranchName))
         validation.choice("decay", self.decay, get_args(Decay))
         self._set("milestones", milestones_of(self.milestones))
         if self.size is not None:
@@ -263,7 +268,7 @@ class Recipe(Spec):
 
 
 #: What the fields that hold a spec may hold.
-_SPECS: dict[str, type[Spec]] = {
+SPECS: dict[str, type[Spec]] = {
     "neuron": LIFSpec,
     "coefficient": Schedule,
     "loss": LossSpec,
@@ -299,7 +304,7 @@ def _plain(value: object) -> object:
 def _read(name: str, value: object) -> object:
     if name == "augment" and isinstance(value, tuple | list):
         return tuple(_read_spec(f"augment[{index}]", each, Augmentation) for index, each in enumerate(value))
-    return _read_spec(name, value, _SPECS.get(name, Spec), named=name in _SPECS)
+    return _read_spec(name, value, SPECS.get(name, Spec), named=name in SPECS)
 
 
 def _read_spec(name: str, value: object, family: type[Spec], *, named: bool = True) -> object:

@@ -1,176 +1,345 @@
-"""What a comparison found: figures, files, and the table."""
+"""What a comparison found: methods x networks x data x seeds, with spreads and paired differences."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+import re
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.table import Table
+from scipy.special import stdtrit
 
-from sbp_core import ResNetSpec
-from sbp_lab.environment import machine as machine
-from sbp_lab.environment import versions as versions
+from sbp_core import validation
+from sbp_lab.environment import machine, versions
 from sbp_lab.files import finite, write_json
 from sbp_lab.methods import METHODS
-from sbp_lab.training.old import Epoch, Recipe, Run
+from sbp_lab.names import known
+from sbp_lab.recipe import Recipe
+from sbp_lab.record import RESULTS, Run
 
-SCHEMA = "sbp.comparison/1"
+SCHEMA = "sbp.comparison/2"
+
+#: What the others are compared with, seed by seed.
+BASELINE = "vanilla"
+CONFIDENCE = 0.95
+
+
+class Cell(NamedTuple):
+    """One run of a comparison."""
+
+    data: str
+    net: str
+    method: str
+    seed: int
+
+    @property
+    def folder(self) -> Path:
+        """Its folder below the comparison's.
+
+        Example:
+            >>> Cell("folder/flowers", "resnet18", "vanilla", 0).folder.as_posix()
+            'runs/folder-flowers/resnet18/vanilla/seed0'
+        """
+        return Path("runs", _word(self.data), _word(self.net), self.method, f"seed{self.seed}")
+
+
+class Interval(NamedTuple):
+    """A mean and its interval of 95 %; without ends where one value says nothing of a spread."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    pairs: int
 
 
 class Summary(NamedTuple):
-    """One method over its seeds.
+    """One method on one network and data set, over its seeds.
 
     Attributes:
-        method: its name.
-        runs: number of seeds.
+        data: the data set.
+        net: the network.
+        method: the method.
+        runs: number of finished seeds.
         accuracy: mean test accuracy of the main output after the last epoch, in 0 .. 1.
         accuracy_deviation: sample standard deviation over the seeds; None for a single one.
+        best: mean over the seeds of the best epoch's test accuracy: it is chosen on the test set, so it flatters.
+        difference: accuracy less vanilla's at the same seeds; None for vanilla, or where none is in both.
         gradient_ratio: mean over the seeds of ||first layer's gradient|| / ||last's|| in the first epoch.
         gradient_ratio_range: the least and the greatest of them.
         step_ms: median over the seeds of the median time of a step, in milliseconds.
+        seconds: mean time of a run.
     """
 
+    data: str
+    net: str
     method: str
     runs: int
     accuracy: float
     accuracy_deviation: float | None
+    best: float
+    difference: Interval | None
     gradient_ratio: float
     gradient_ratio_range: tuple[float, float]
     step_ms: float
+    seconds: float
+
+
+def paired(values: Sequence[float], baseline: Sequence[float]) -> Interval:
+    r"""Return the mean difference of pairs and its interval, by Student's t.
+
+    .. code-block:: text
+
+        d_i = values_i - baseline_i        mean +- t(0.975, n - 1) * sqrt(sum (d_i - mean)^2 / (n - 1) / n)
+
+    Raises:
+        ValueError: there are no pairs, or not as many of one as of the other.
+
+    Example:
+        >>> paired([0.75, 0.875, 0.75], [0.5, 0.5, 0.625])
+        Interval(mean=0.25, low=-0.06051..., high=0.56051..., pairs=3)
+    """
+    differences = [value - base for value, base in zip(values, baseline, strict=True)]
+    if not differences:
+        raise ValueError("values must hold at least one, got none")
+    count, mean = len(differences), statistics.fmean(differences)
+    if count == 1:
+        return Interval(mean, None, None, count)
+    quantile = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2))
+    half = quantile * statistics.stdev(differences) / math.sqrt(count)
+    return Interval(mean, mean - half, mean + half, count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The runs of a comparison: every method with every network, data set and seed.
+
+    Attributes:
+        recipe: what they share; its data, net, method and seed are those of no run.
+        data: data sets.
+        nets: networks.
+        methods: methods.
+        seeds: seeds.
+
+    Raises:
+        ValueError: an unknown name, or one that is there twice, or none; the message names the field.
+
+    Example:
+        >>> plan = Plan(recipe=Recipe(), data=("digits",), nets=("resnet18",), methods=("vanilla",), seeds=(0, 1))
+        >>> [cell.seed for cell in plan.cells()]
+        [0, 1]
+    """
+
+    recipe: Recipe
+    data: tuple[str, ...]
+    nets: tuple[str, ...]
+    methods: tuple[str, ...] = tuple(METHODS)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        for name in ("data", "nets", "methods", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"{name} must hold at least one, got none")
+            if len(set(values)) < len(values):
+                raise ValueError(
+                    f"{name} must not repeat a name, the same runs twice; got {', '.join(map(str, values))}"
+                )
+        for method in self.methods:
+            known("methods", method, METHODS)
+        for seed in self.seeds:
+            validation.count("seeds", seed, 0)
+        # a seed more makes no other mistake
+        firsts = [cell for cell in self.cells() if cell.seed == self.seeds[0]]
+        if len({cell.folder for cell in firsts}) < len(firsts):
+            raise ValueError(f"data and nets must differ in more than punctuation, got {self.data}, {self.nets}")
+        for cell in firsts:
+            self.recipe_of(cell)
+
+    def cells(self) -> list[Cell]:
+        """Return every run, in the order of the tables."""
+        return [Cell(*each) for each in itertools.product(self.data, self.nets, self.methods, self.seeds)]
+
+    def groups(self) -> list[tuple[str, str]]:
+        """Return every pair of a data set and a network."""
+        return list(itertools.product(self.data, self.nets))
+
+    def recipe_of(self, cell: Cell) -> Recipe:
+        """Return a run's recipe.
+
+        Raises:
+            ValueError: the shared recipe does not go with the cell.
+        """
+        branches = METHODS[cell.method].schedule is not None
+        return self.recipe.replace(
+            data=cell.data,
+            net=cell.net,
+            method=cell.method,
+            seed=cell.seed,
+            coefficient=self.recipe.coefficient if branches else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Runs of one recipe.
+    """What is known so far.
 
     Attributes:
-        recipe: what they share.
-        methods: names of the methods that were asked for.
-        seeds: the seeds that were asked for.
+        plan: the runs that were asked for.
         jobs: how many ran at a time; it bears on the time per step.
-        runs: the finished ones, in the order of methods and seeds.
+        runs: the finished ones.
         versions: package to version.
         machine: where it ran.
         created: when it began, ISO 8601 in UTC.
     """
 
-    recipe: Recipe
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    jobs: int
-    runs: tuple[Run, ...] = ()
-    versions: dict[str, str] = dataclasses.field(default_factory=lambda: versions())
-    machine: dict[str, Any] = dataclasses.field(default_factory=lambda: machine())
-    created: str = dataclasses.field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    plan: Plan
+    jobs: int = 1
+    runs: Mapping[Cell, Run] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=versions)
+    machine: Mapping[str, Any] = field(default_factory=machine)
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def complete(self) -> bool:
         """Whether every run that was asked for is there."""
-        return len(self.runs) == len(self.methods) * len(self.seeds)
+        return len(self.runs) == len(self.plan.cells())
 
-    def with_run(self, run: Run) -> Comparison:
-        """Return a copy that holds ``run`` too, in its place."""
-        order = {(method, seed): index for index, (method, seed) in enumerate(self.pairs())}
-        runs = sorted([*self.runs, run], key=lambda each: order[each.method, each.seed])
-        return dataclasses.replace(self, runs=tuple(runs))
+    def with_run(self, cell: Cell, run: Run) -> Comparison:
+        """Return a copy that holds ``run`` too."""
+        plan, runs = self.plan, {**self.runs, cell: run}
+        asked = (plan.data, plan.nets, plan.methods, plan.seeds)
+        places = [{value: place for place, value in enumerate(values)} for values in asked]
+        ordered = sorted(runs, key=lambda each: [place[value] for place, value in zip(places, each, strict=True)])
+        return dataclasses.replace(self, runs={each: runs[each] for each in ordered})
 
-    def pairs(self) -> list[tuple[str, int]]:
-        """Return the method and seed of every run that was asked for."""
-        return [(method, seed) for method in self.methods for seed in self.seeds]
-
-    def of(self, method: str) -> list[Run]:
-        """Return the finished runs of a method."""
-        return [run for run in self.runs if run.method == method]
+    def of(self, data: str, net: str, method: str) -> dict[int, Run]:
+        """Return the finished runs of a method by seed."""
+        return {cell.seed: run for cell, run in self.runs.items() if cell[:3] == (data, net, method)}
 
     def summaries(self) -> list[Summary]:
-        """Return one summary for each method that has a finished run."""
-        return [_summary(method, self.of(method)) for method in self.methods if self.of(method)]
+        """Return one summary for each method on each network and data set that has a finished run."""
+        return list(self._summaries())
+
+    def _summaries(self) -> Iterator[Summary]:
+        for data, net in self.plan.groups():
+            baseline = self.of(data, net, BASELINE)
+            for method in self.plan.methods:
+                runs = self.of(data, net, method)
+                if runs:
+                    yield _summary(data, net, method, runs, {} if method == BASELINE else baseline)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a finite number becomes None."""
-        schedules = {name: METHODS[name].schedule for name in self.methods}
-        content = {
-            "schema": SCHEMA,
-            "complete": self.complete,
-            "created": self.created,
-            "recipe": self.recipe.to_dict(),
-            "methods": {name: schedule and schedule.to_dict() for name, schedule in schedules.items()},
-            "seeds": list(self.seeds),
-            "jobs": self.jobs,
-            "versions": self.versions,
-            "machine": self.machine,
-            "summary": [summary._asdict() for summary in self.summaries()],
-            "runs": [dataclasses.asdict(run) | {"gradient_ratio": run.gradient_ratio} for run in self.runs],
-        }
-        return {key: finite(value) for key, value in content.items()}
+        plan = self.plan
+        schedules = {name: plan.recipe.coefficient or METHODS[name].schedule for name in plan.methods}
+        schedules |= {name: None for name in plan.methods if METHODS[name].schedule is None}
+        content: dict[str, Any] = finite(
+            {
+                "schema": SCHEMA,
+                "complete": self.complete,
+                "created": self.created,
+                "recipe": plan.recipe.to_dict(),
+                "data": plan.data,
+                "nets": plan.nets,
+                "methods": {name: schedule and schedule.to_dict() for name, schedule in schedules.items()},
+                "seeds": plan.seeds,
+                "jobs": self.jobs,
+                "versions": dict(self.versions),
+                "machine": dict(self.machine),
+                "summary": [_told(summary) for summary in self.summaries()],
+                "runs": [_line(cell, run) for cell, run in self.runs.items()],
+            }
+        )
+        return content
 
     def write(self, folder: Path) -> Path:
-        """Write ``results.json`` into ``folder`` and return its path."""
-        return write_json(folder / "results.json", self.to_dict())
-
-    @classmethod
-    def read(cls, path: Path) -> Comparison:
-        """Return the comparison that :meth:`write` wrote.
+        """Write ``results.json`` into ``folder``, whole or not at all, and return its path.
 
         Raises:
-            ValueError: the file is not such a file.
+            OSError: the folder cannot be written.
         """
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise ValueError(f"{path} does not hold a comparison of schema {SCHEMA!r}")
-        return cls(
-            recipe=Recipe.from_dict(content["recipe"]),
-            methods=tuple(content["methods"]),
-            seeds=tuple(content["seeds"]),
-            jobs=content["jobs"],
-            runs=tuple(_read_run(run) for run in content["runs"]),
-            versions=content["versions"],
-            machine=content["machine"],
-            created=content["created"],
-        )
+        return write_json(folder / RESULTS, self.to_dict())
+
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """Return the comparison in ``folder``: its plan from ``results.json``, its runs from their own folders.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: the file is damaged, or of another kind or version; or a run is not what the plan says.
+        """
+        path = folder / RESULTS
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
+        schema = content.get("schema") if isinstance(content, dict) else None
+        if schema != SCHEMA:
+            earlier = ", which an earlier version of sbp wrote" if schema == "sbp.comparison/1" else ""
+            raise ValueError(f"{path} must be a comparison of schema {SCHEMA!r}; got {schema!r}{earlier}")
+        try:
+            plan = Plan(
+                recipe=Recipe.from_dict(content["recipe"]),
+                data=tuple(content["data"]),
+                nets=tuple(content["nets"]),
+                methods=tuple(content["methods"]),
+                seeds=tuple(content["seeds"]),
+            )
+            found = cls(
+                plan=plan,
+                jobs=content["jobs"],
+                versions=content["versions"],
+                machine=content["machine"],
+                created=content["created"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path} is damaged: {what}") from None
+        return dataclasses.replace(found, runs=finished(plan, folder))
 
 
-def table(comparison: Comparison) -> Table:
-    """Return the figures as a table for the terminal."""
-    seeds = len(comparison.seeds)
-    drawn = Table(title=f"{describe(comparison.recipe)}; mean over {seeds} seed{'s' if seeds > 1 else ''}")
-    drawn.add_column("method", no_wrap=True)
-    for heading in (
-        "accuracy, %\n(main alone)",
-        "first / last\ngradient in epoch 1",
-        "ms per step",
-    ):
-        drawn.add_column(heading, justify="right", no_wrap=True)
-    for row in comparison.summaries():
-        spread = "" if row.accuracy_deviation is None else f" ± {row.accuracy_deviation * 100:.1f}"
-        low, high = row.gradient_ratio_range
-        reach = "" if row.runs == 1 else f" ({low:.2g} to {high:.2g})"
-        short = "" if row.runs == seeds else f" ({row.runs} of {seeds})"
-        drawn.add_row(
-            row.method + short,
-            f"{row.accuracy * 100:.1f}{spread}",
-            f"{row.gradient_ratio:.2g}{reach}",
-            f"{row.step_ms:.1f}",
-        )
-    return drawn
+def finished(plan: Plan, folder: Path) -> dict[Cell, Run]:
+    """Return the runs below ``folder`` that are complete.
+
+    Raises:
+        ValueError: a run's recipe is not what the plan says, or its file is damaged; the message names it.
+    """
+    found = {}
+    for cell in plan.cells():
+        place = folder / cell.folder
+        if not (place / RESULTS).is_file():
+            continue
+        run = Run.read(place)
+        planned = plan.recipe_of(cell)
+        if run.recipe != planned:
+            name = next(
+                each.name
+                for each in dataclasses.fields(Recipe)
+                if getattr(run.recipe, each.name) != getattr(planned, each.name)
+            )
+            was, now = getattr(run.recipe, name), getattr(planned, name)
+            raise ValueError(f"{place} was run with {name}={was!r}, and the comparison asks for {now!r}")
+        if run.complete:
+            found[cell] = run
+    return found
 
 
 def describe_network(recipe: Recipe) -> str:
     """Return the network, its neuron and the data in a line."""
-    network = recipe.network
-    surrogate = next(spec for _, spec in network.neurons()).surrogate.to_dict()
-    shape = ", ".join(f"{key} {value:g}" for key, value in surrogate.items() if isinstance(value, float))
-    name = f"{network.kind} of {network.parameter_count:,} parameters"
-    if isinstance(network, ResNetSpec):
-        name = f"ResNet-{network.layers} of widths {network.widths[0]} to {network.widths[-1]}"
-    return f"{name} on {recipe.data}, T = {network.time_steps}, {surrogate['kind']} ({shape})"
+    width = "" if recipe.width is None else f" of width {recipe.width}"
+    neuron = ""
+    if recipe.neuron is not None:
+        surrogate = recipe.neuron.surrogate.to_dict()
+        shape = ", ".join(f"{key} {value:g}" for key, value in surrogate.items() if isinstance(value, float))
+        neuron = f", {surrogate['kind']} ({shape})"
+    return f"{recipe.net}{width} on {recipe.data}, T = {recipe.time_steps}{neuron}"
 
 
 def describe(recipe: Recipe) -> str:
@@ -178,27 +347,43 @@ def describe(recipe: Recipe) -> str:
     return f"{describe_network(recipe)}, {recipe.epochs} epochs, {recipe.backend}"
 
 
-def _summary(method: str, runs: Sequence[Run]) -> Summary:
-    accuracies = [run.accuracy for run in runs]
-    ratios = [run.gradient_ratio for run in runs]
+def _summary(data: str, net: str, method: str, runs: Mapping[int, Run], baseline: Mapping[int, Run]) -> Summary:
+    accuracies = [run.accuracy for run in runs.values()]
+    ratios = [run.gradient_ratio for run in runs.values()]
+    both = [seed for seed in runs if seed in baseline]
+    pairs = [runs[seed].accuracy for seed in both], [baseline[seed].accuracy for seed in both]
     return Summary(
+        data=data,
+        net=net,
         method=method,
         runs=len(runs),
         accuracy=statistics.fmean(accuracies),
         accuracy_deviation=statistics.stdev(accuracies) if len(runs) > 1 else None,
+        best=statistics.fmean(run.best.accuracy for run in runs.values()),
+        difference=paired(*pairs) if both else None,
         gradient_ratio=statistics.fmean(ratios),
         gradient_ratio_range=(min(ratios), max(ratios)),
-        step_ms=statistics.median(run.step_ms for run in runs),
+        step_ms=statistics.median(run.step_ms for run in runs.values()),
+        seconds=statistics.fmean(run.seconds for run in runs.values()),
     )
 
 
-def _read_run(content: dict[str, Any]) -> Run:
-    fields = {field.name: content[field.name] for field in dataclasses.fields(Run)}
-    fields["epochs"] = tuple(
-        Epoch(**{name: _number(value) for name, value in epoch.items()}) for epoch in content["epochs"]
-    )
-    return Run(**fields | {"initial_loss": _number(content["initial_loss"])})
+def _told(summary: Summary) -> dict[str, Any]:
+    difference = summary.difference
+    return summary._asdict() | {"difference": difference and difference._asdict()}
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
+def _line(cell: Cell, run: Run) -> dict[str, Any]:
+    return cell._asdict() | {
+        "folder": cell.folder.as_posix(),
+        "accuracy": run.accuracy,
+        "best": {"epoch": run.best.number, "accuracy": run.best.accuracy},
+        "gradient_ratio": run.gradient_ratio,
+        "initial_loss": run.initial_loss,
+        "step_ms": run.step_ms,
+        "seconds": run.seconds,
+    }
+
+
+def _word(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name)

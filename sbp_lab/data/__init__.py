@@ -8,7 +8,6 @@ import importlib
 import pkgutil
 
 from sbp_lab.data.fitting import fit
-from sbp_lab.data.in_memory import Dataset, load
 from sbp_lab.data.registry import DATASETS, Opener, data_set, open_data
 from sbp_lab.data.source import ArraySplit, Figures, FileSplit, Sample, Source, Split
 
@@ -18,7 +17,6 @@ for _module in pkgutil.iter_modules(__path__):
 __all__ = [
     "DATASETS",
     "ArraySplit",
-    "Dataset",
     "Figures",
     "FileSplit",
     "Opener",
@@ -27,6 +25,5 @@ __all__ = [
     "Split",
     "data_set",
     "fit",
-    "load",
     "open_data",
 ]

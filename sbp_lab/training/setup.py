@@ -101,6 +101,7 @@ def options_of(recipe: Recipe, network: Network, *, events: bool) -> TrainerOpti
             ShortcutSpec(taps=taps).check_taps(network.tap_channels)
     return TrainerOptions(
         taps=taps,
+        branch=recipe.branch,
         loss=recipe.loss,
         optimizer=recipe.optimizer,
         clip_norm=recipe.clip_norm,

@@ -321,7 +321,7 @@ def test_the_suite_itself_loads_no_framework():
     code = "import sys, sbp_conformance.cli as c; c.parser(); print(sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "'sbp_conformance.mutants'" not in loaded
-    for framework in ("torch", "tensorflow", "jax", "keras", "pytest", "typer"):
+    for framework in ("torch", "tensorflow", "jax", "keras", "pytest", "cyclopts"):
         assert f"'{framework}'" not in loaded
     assert "'numpy'" in loaded
 

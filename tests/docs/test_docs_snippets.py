@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FRAMEWORKS = {"PyTorch": "torch", "Keras 3": "keras", "JAX": "jax", "TensorFlow": "tensorflow"}
+FRAMEWORKS = {"PyTorch": "torch", "Keras 3": "keras", "JAX": "jax", "TensorFlow": "tensorflow", "Recipes": ""}
 KERAS_BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -85,6 +85,16 @@ def test_the_zoos_page_runs_as_written(tmp_path):
     assert "from_spikingjelly" in sections.pop("From SpikingJelly")
     run("".join(sections.values()), tmp_path, "torch")
     assert (tmp_path / "net.safetensors").exists()
+
+
+def test_a_recipe_that_is_shown_reads_and_its_network_is_built():
+    pytest.importorskip("cyclopts", reason="the lab is not installed")
+    from sbp_lab.recipe import Recipe
+
+    shown = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs/usage.md").read_text(), re.M | re.S)
+    assert shown
+    for text in shown:
+        assert Recipe.from_toml(text).network(size=(32, 32), num_classes=10, in_channels=3).parameter_count
 
 
 def test_both_pages_show_every_framework():

@@ -6,25 +6,30 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import sbp_torch
-from sbp_core import registry
-from sbp_lab import cli, comparison, files, trainers
-from sbp_lab.cli import app
+from sbp_core import Constant, Cosine, Evolutionary, LIFSpec, LossSpec, Triangle, network_spec, registry
+from sbp_lab import comparison, recipes, results, trainers, training
+from sbp_lab.cli.options import changed, parsed
+from sbp_lab.events import Frames
+from sbp_lab.optimizers import SGD, AdamW
+from sbp_lab.recipe import Recipe
+from sbp_lab.record import Epoch, Run
+from sbp_lab.training import Started
+from tests.lab.command import sbp
 
 # a parent may have told its children to ignore Ctrl-C
 CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sbp_lab.cli import app; app()"
 TINY = ["--net", "resnet10", "--width", "2", "-T", "1", "--batch-size", "700"]
 
 
-def sbp(*arguments):
-    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, list(arguments))
+def accuracy_of(method, output):
+    return re.search(rf"^ *{method} +(\d+\.\d)", output, re.MULTILINE)
 
 
 # compiling takes the time in tf and jax, so one method has to do there
@@ -42,16 +47,18 @@ def test_compare_trains_the_methods_and_leaves_a_table_a_file_and_a_plot(backend
     done = sbp("compare", *settings, "--out", str(out), *TINY)
     assert done.exit_code == 0, done.output
     for method in methods:
-        assert re.search(rf"│ {method} +│ +\d+\.\d │", done.output), done.output
+        assert accuracy_of(method, done.output), done.output
     content = json.loads((out / "results.json").read_text())
     assert content["complete"] is True
     assert content["recipe"]["backend"] == backend
     assert [run["method"] for run in content["runs"]] == methods
-    for run in content["runs"]:
-        assert 0.0 <= run["epochs"][0]["accuracy"] <= 1.0
-        assert run["epochs"][0]["last_gradient"] > 0.0
-        assert run["step_ms"] > 0.0
+    for line in content["runs"]:
+        run = Run.read(out / line["folder"])
+        assert 0.0 <= run.epochs[0].accuracy == line["accuracy"] <= 1.0
+        assert run.epochs[0].last_gradient > 0.0
+        assert run.step_ms > 0.0
     assert (out / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (out / "report.html").read_text()
 
 
 def test_processes_side_by_side_find_what_one_process_finds(tmp_path):
@@ -105,56 +112,191 @@ def words(done):
 @pytest.mark.parametrize(
     ("arguments", "option", "message"),
     [
+        (["train", "nowhere.toml"], "RECIPE", "there is no file nowhere.toml"),
+        (["train", "digit"], "RECIPE", "got 'digit'; did you mean 'digits'?"),
         (["train", "--backend", "abacus"], "--backend", "one of 'jax', 'keras', 'tf', 'torch'; got 'abacus'"),
         (["train", "--net", "resnet9"], "--net", "got 'resnet9'; did you mean"),
-        (["train", "--data", "letters"], "--data", "data must be one of 'digits'; got 'letters'"),
+        (["train", "--data", "letters"], "--data", "got 'letters'"),
         (["train", "--method", "vanila"], "--method", "got 'vanila'; did you mean 'vanilla'?"),
         (["compare", "--methods", "vanilla,evolutionry"], "--methods", "did you mean 'evolutionary'?"),
         (["compare", "--methods", "vanilla,shortcut,vanilla"], "--methods", "must not repeat a name"),
         (["compare", "--methods", ""], "--methods", "'evolutionary', 'shortcut', 'vanilla'; got ''"),
+        (["compare", "--net", "resnet10,resnet9"], "--net", "got 'resnet9'; did you mean"),
+        (["compare", "--data", "digits,letters"], "--data", "got 'letters'"),
         (["compare", "--seeds", "0"], "--seeds", "seeds must be at least 1, got 0"),
         (["compare", "--seeds", "-3"], "--seeds", "seeds must be at least 1, got -3"),
+        (["compare", "--seeds", "0,0"], "--seeds", "seeds must not repeat a name"),
         (["compare", "--seeds", "two"], "--seeds", "integer"),
         (["compare", "--jobs", "-1"], "--jobs", "jobs must be at least 0, got -1"),
         (["train", "--seed", "-1"], "--seed", "seed must be at least 0, got -1"),
         (["train", "--epochs", "0"], "--epochs", "epochs must be at least 1, got 0"),
+        (["train", "--epochs", "two"], "--epochs", "two"),
         (["train", "--batch-size", "0"], "--batch-size", "batch_size must be at least 1, got 0"),
         (["train", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
         (["gradients", "--batch-size", "1438"], "--batch-size", "batch_size must be at most 1437"),
         (["train", "--net", "vgg11"], "--net", "layer 'stage4.pool': a window of 2 with padding 0 does not fit"),
+        (["train", "--net", "mine:"], "--net", "must be a network of the zoo or module:function, got 'mine:'"),
         (["train", "--width", "0"], "--width", "width must be at least 1, got 0"),
         (["train", "-T", "0"], "--time-steps", "time_steps must be at least 1, got 0"),
-        (["train", "--combine", "sum"], "--combine", "'sum' is not one of 'logits', 'losses'"),
+        (["train", "--combine", "sum"], "--combine", '"sum"'),
+        (["train", "--loss.combine", "sum"], "--loss.combine", '"sum"'),
         (["train", "--taps", "layr1"], "--taps", "tap 'layr1' does not exist; did you mean 'layer1'"),
         (["train", "--taps", "layer1,layer1"], "--taps", "taps must not repeat a name"),
-        (["train", "--taps", ""], "--taps", "tap '' does not exist"),
-        (["train", "--surrogate", "heaviside"], "--surrogate", "surrogate must be one of 'rectangle'"),
-        (["train", "--surrogate", "straight_through:2"], "--surrogate", "'straight_through' has no width"),
-        (["train", "--surrogate", "triangle:wide"], "--surrogate", "NAME:HALF_WIDTH, a number; got 'triangle:wide'"),
-        (["train", "--surrogate", "triangle:0"], "--surrogate", "half_width must be greater than 0, got 0.0"),
-        (["train", "--surrogate", "triangle:nan"], "--surrogate", "half_width must be finite, got nan"),
+        (["train", "--taps", ""], "--taps", "taps must name at least one block"),
+        (["train", "--surrogate", "heaviside"], "--neuron.surrogate", "surrogate must be one of 'rectangle'"),
+        (["train", "--surrogate", "straight_through:2"], "--neuron.surrogate", "'straight_through' has no width"),
+        (["train", "--surrogate", "triangle:wide"], "--neuron.surrogate", "NAME:HALF_WIDTH, a number; got"),
+        (["train", "--surrogate", "triangle:0"], "--neuron.surrogate", "half_width must be greater than 0, got 0.0"),
+        (["train", "--surrogate", "triangle:nan"], "--neuron.surrogate", "half_width must be finite, got nan"),
         (["train", "--learning-rate", "0"], "--learning-rate", "learning_rate must be greater than 0, got 0.0"),
         (["train", "--learning-rate", "nan"], "--learning-rate", "learning_rate must be finite, got nan"),
-        (["train", "--weight-decay", "1.5"], "--weight-decay", "weight_decay must lie in [0, 1], got 1.5"),
+        (["train", "--weight-decay", "1.5"], "--optimizer.weight-decay", "weight_decay must lie in [0, 1], got 1.5"),
+        (["train", "--optimizer", "sdg"], "--optimizer", "got 'sdg'; did you mean 'sgd'?"),
+        (["train", "--optimizer.momentum", "0.5"], "--optimizer.momentum", "unknown field 'momentum' for 'adamw'"),
+        (["train", "--augment", "flipp"], "--augment", "augment[0] must be one of"),
+        (["train", "--augment", "[1,"], "--augment", "augment must be written as in TOML, got '[1,'"),
+        (["train", "--frames.steps", "2"], "--frames", "frames must be left out with digits, which has images"),
+        (["train", "--method", "vanilla", "--coefficient.initial", "1"], "--coefficient.initial", "has no branches"),
+        (["train", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),
+        (["compare", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),
+        (["train", "digits", "--resume", "nowhere"], None, "RECIPE must be left out with --resume"),
+        (["train", "--epoch", "3"], None, "--epoch. Did you mean --epochs?"),
+        (["trian"], None, 'Unknown command "trian". Did you mean "train"?'),
+        (["recipes", "digit"], "NAME", "did you mean 'digits'?"),
+        (["inspect", "resnet18", "--images", "0"], "--images", "images must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_argument_is_answered_before_any_training_with_its_option_its_value_and_what_is_allowed(
     arguments, option, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(trainers, "load", None)
-    done = sbp(*arguments, "--out", str(tmp_path / "out"))
-    assert done.exit_code == 2
-    assert f"Invalid value for '{option}" in words(done) or f"Invalid value for {option}" in words(done), words(done)
+    monkeypatch.chdir(tmp_path)
+    done = sbp(*arguments)
+    assert done.exit_code == 2, done.output
     assert message in words(done), words(done)
-    assert not (tmp_path / "out").exists()
+    if option is not None:
+        # a short name may be answered with the long one
+        shown = re.search(r'Invalid value (?:"[^"]*" )?for ([^ :.]+(?:\.[\w-]+)*)', words(done))
+        assert shown, words(done)
+        assert shown[1] == option, words(done)
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("text", "width"), [("rectangle:0.5", 1.0), ("triangle:0.5", 1.0), ("rectangle", 1.0)])
-def test_the_width_of_a_surrogate_is_the_distance_at_which_it_has_fallen_to_half(text, width):
-    surrogate = cli._surrogate(text)
-    assert surrogate.width == width
-    if ":" in text and "triangle" in text:
-        assert surrogate.derivative(np.array(0.5), np) == surrogate.derivative(np.array(0.0), np) / 2
+RESNET = network_spec("resnet18").neuron
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "wanted"),
+    [
+        ({"epochs": 3}, "epochs", 3),
+        ({"taps": "layer1,layer2"}, "taps", ("layer1", "layer2")),
+        ({"taps": "none"}, "taps", None),
+        ({"size": "14,12"}, "size", (14, 12)),
+        ({"milestones": "0.25,0.5"}, "milestones", (0.25, 0.5)),
+        ({"milestones": "[0.25, 0.5]"}, "milestones", (0.25, 0.5)),
+        ({"optimizer": "sgd"}, "optimizer", SGD()),
+        ({"optimizer": '{kind = "sgd", nesterov = true}'}, "optimizer", SGD(nesterov=True)),
+        ({"optimizer": "sgd", "optimizer.momentum": 0.5}, "optimizer", SGD(momentum=0.5)),
+        ({"optimizer.weight_decay": 0.5}, "optimizer", AdamW(weight_decay=0.5, beta1=0.8)),
+        ({"loss.combine": "losses"}, "loss", LossSpec(combine="losses")),
+        ({"coefficient": "cosine"}, "coefficient", Cosine()),
+        ({"coefficient.initial": 0.5}, "coefficient", Evolutionary(initial=0.5)),
+        ({"method": "shortcut", "coefficient.value": 0.5}, "coefficient", Constant(value=0.5)),
+        # the network's own neuron, but for what is given
+        ({"neuron.decay": 0.25}, "neuron", RESNET.replace(decay=0.25)),
+        ({"neuron.reset": "none"}, "neuron", RESNET.replace(reset="none")),
+        ({"net": "sew_dvs", "neuron.decay": 0.25}, "neuron", network_spec("sew_dvs").neuron.replace(decay=0.25)),
+        ({"neuron.surrogate": "triangle:2"}, "neuron", LIFSpec(surrogate=Triangle(width=4.0))),
+        ({"frames": "frames", "time_steps": 6}, "frames", Frames(steps=6)),
+        ({"frames.by": "count"}, "frames", Frames(by="count", steps=4)),
+        ({"frames.steps": 9}, "time_steps", 9),
+    ],
+)
+def test_an_option_changes_its_field_and_leaves_the_others_as_the_recipe_has_them(changes, field, wanted):
+    base = Recipe(net="resnet18", width=8, optimizer=AdamW(beta1=0.8), seed=7)
+    found = changed(base, parsed(changes))
+    assert getattr(found, field) == wanted
+    if {name.partition(".")[0] for name in changes} == {field} and field != "frames":
+        assert found.replace(**{field: getattr(base, field)}) == base
+
+
+def test_a_recipe_of_a_file_is_run_with_the_options_on_top(tmp_path):
+    (tmp_path / "mine.toml").write_text('net = "resnet10"\nwidth = 2\ntime_steps = 1\nbatch_size = 700\nepochs = 9\n')
+    done = sbp("train", str(tmp_path / "mine.toml"), "--epochs", "1", "--seed", "5", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    wanted = Recipe(net="resnet10", width=2, time_steps=1, batch_size=700, epochs=1, seed=5)
+    assert Run.read(tmp_path / "out").recipe == wanted
+    assert recipes.read(tmp_path / "out" / "recipe.toml") == wanted
+    assert (tmp_path / "out" / "training.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_field_of_a_recipe_has_an_option_with_a_text():
+    done = sbp("train", "--help")
+    assert done.exit_code == 0
+    for field in fields(Recipe):
+        name = re.escape("--" + field.name.replace("_", "-"))
+        assert re.search(rf"{name}(?: -T)?(?: --no-compile)?(?: [A-Z]+)? +\S", done.output), field.name
+
+
+def test_recipes_are_listed_with_a_line_each_and_printed_as_toml_that_reads_back():
+    done = sbp("recipes")
+    assert done.exit_code == 0
+    for name in recipes.names():
+        assert re.search(rf"^{re.escape(name)} +\S", done.output, re.MULTILINE), name
+    assert Recipe.from_toml(sbp("recipes", "digits").output) == recipes.load("digits")
+
+
+def test_a_comparison_goes_on_where_it_was_and_takes_more_seeds(tmp_path, monkeypatch):
+    out = str(tmp_path / "out")
+    begun = sbp("compare", "--methods", "vanilla", "--seeds", "1", "--epochs", "1", "--jobs", "1", "--out", out, *TINY)
+    assert begun.exit_code == 0, begun.output
+    trained = []
+
+    def train(recipe, folder, **_):
+        trained.append((recipe.method, recipe.seed))
+        return _made(recipe, folder)
+
+    monkeypatch.setattr(comparison, "train", train)
+    again = sbp("compare", "--resume", out, "--methods", "vanilla,evolutionary", "--seeds", "2", "--jobs", "1")
+    assert again.exit_code == 0, again.output
+    assert "4 runs; 1 are done" in again.output
+    # one seed after the other
+    assert trained == [("evolutionary", 0), ("vanilla", 1), ("evolutionary", 1)]
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert (content["complete"], len(content["runs"]), content["seeds"]) == (True, 4, [0, 1])
+    trained.clear()
+    assert sbp("compare", "--resume", out, "--jobs", "1").exit_code == 0
+    assert trained == []
+    other = sbp("compare", "--resume", out, "--epochs", "2")
+    assert other.exit_code == 2
+    assert "was run with epochs=1, and the comparison asks for 2" in words(other)
+
+
+def _made(recipe, folder):
+    epochs = tuple(Epoch(number=number, loss=1.0, accuracy=0.5) for number in range(1, recipe.epochs + 1))
+    run = Run(recipe=recipe, epochs=epochs, step_ms=1.0)
+    run.write(folder)
+    return run
+
+
+def test_methods_nets_and_seeds_are_crossed_each_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    def train(recipe, folder, **_):
+        return _made(recipe, folder)
+
+    monkeypatch.setattr(comparison, "train", train)
+    arguments = ["--net", "resnet10,ms_resnet18", "--methods", "vanilla,shortcut", "--seeds", "3,5", "--jobs", "1"]
+    done = sbp("compare", *arguments, "--width", "2", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    found = {
+        path.parent.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").glob("runs/**/results.json")
+    }
+    assert found == {
+        f"runs/digits/{net}/{method}/seed{seed}"
+        for net in ("resnet10", "ms_resnet18")
+        for method in ("vanilla", "shortcut")
+        for seed in (3, 5)
+    }
+    assert re.search(r"^ *resnet10 +vanilla +50\.0", done.output, re.MULTILINE), done.output
 
 
 def _folder_that_is_a_file(path):
@@ -197,20 +339,22 @@ def test_a_folder_that_cannot_be_written_is_named_before_any_training(command, m
         pytest.skip("/proc is not here: what a superuser cannot write either")
     done = sbp(command, "--out", str(out))
     assert done.exit_code == 2
-    assert "Invalid value for --out" in words(done)
+    assert "Invalid value for --out" in words(done), words(done)
     assert message in words(done)
 
 
 def test_a_failure_in_training_keeps_its_traceback_and_leaves_no_empty_folder(tmp_path, monkeypatch):
-    def fail(*_, **__):
+    def fail(recipe, folder, *, on_event, **_):
+        on_event(
+            Started(folder=folder, parameters=None, steps_per_epoch=1, total_steps=1, step=0, neurons="", devices=())
+        )
         raise ValueError("from deep inside")
 
-    monkeypatch.setattr(comparison, "train", fail)
+    monkeypatch.setattr(training, "train", fail)
     done = sbp("train", "--out", str(tmp_path / "new" / "out"), *TINY)
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
     assert "Invalid value" not in done.output
-    assert "Failed: nothing was written" in done.output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -218,23 +362,46 @@ def test_a_module_that_is_missing_deep_inside_is_not_blamed_on_the_backend(tmp_p
     def fail(*_, **__):
         raise ModuleNotFoundError("No module named 'colour'", name="colour")
 
-    monkeypatch.setattr(comparison, "train", fail)
+    monkeypatch.setattr(training, "train", fail)
     done = sbp("train", "--out", str(tmp_path / "out"), *TINY)
     assert isinstance(done.exception, ModuleNotFoundError)
     assert "--backend" not in done.output
 
 
-def test_a_disk_that_fills_while_training_does_not_cost_the_result(tmp_path, monkeypatch):
+def test_a_disk_that_fills_while_training_does_not_cost_the_table(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(comparison, "train", lambda recipe, folder, **_: _made(recipe, folder))
+    monkeypatch.setattr(results, "write_json", full)
     done = sbp("compare", "--methods", "vanilla", "--seeds", "1", "--epochs", "1", "--jobs", "1",
                "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
     assert done.exit_code == 1
-    assert re.search(r"│ vanilla +│ +\d+\.\d │", done.output), done.output
+    assert accuracy_of("vanilla", done.output), done.output
     assert "Could not write" in done.output
     assert "No space left on device" in done.output
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), trainers.NotFiniteError("loss")])
+def test_a_run_that_fails_does_not_cost_the_others_and_is_made_again(error, tmp_path, monkeypatch):
+    def train(recipe, folder, **_):
+        if recipe.method == "shortcut" and broken:
+            raise error
+        return _made(recipe, folder)
+
+    monkeypatch.setattr(comparison, "train", train)
+    out, broken = str(tmp_path / "out"), True
+    done = sbp("compare", "--seeds", "1", "--jobs", "1", "--out", out, *TINY)
+    assert done.exit_code == 1
+    assert f"shortcut, seed 0: failed: {error}" in done.output
+    assert "1 of 3 runs failed" in done.output
+    assert accuracy_of("vanilla", done.output)
+    assert accuracy_of("evolutionary", done.output)
+    assert not accuracy_of("shortcut", done.output)
+    broken = False
+    again = sbp("compare", "--resume", out, "--jobs", "1")
+    assert again.exit_code == 0, again.output
+    assert accuracy_of("shortcut", again.output)
 
 
 def test_a_folder_that_holds_results_is_not_written_over(tmp_path):
@@ -266,7 +433,7 @@ def test_what_a_backend_lacks_is_answered_with_its_extra(command, backend, packa
     done = sbp(command, "--backend", backend)
     assert done.exit_code == 2, done.output
     assert f'{package} is not installed; in a checkout of sbp: pip install ".[{extra}]"' in words(done)
-    assert "Invalid value for '--backend'" in words(done)
+    assert "Invalid value for --backend" in words(done)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -311,7 +478,8 @@ def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(numbe
     count = len(content["runs"])
     assert count >= 1
     assert f"results.json holds the {count} finished of 6000 runs" in output
-    assert [path.name for path in out.iterdir()] == ["results.json"]
+    assert f"go on with: sbp compare --resume {out}" in output
+    assert sorted(path.name for path in out.iterdir()) == ["recipe.toml", "results.json", "runs"]
     _wait_for_the_end_of(process.pid)
 
 

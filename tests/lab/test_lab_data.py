@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pytest
 
-from sbp_lab import data
 from sbp_lab.data import ArraySplit, FileSplit, Source, open_data
 from sbp_lab.data.registry import DATASETS, data_set
 
@@ -24,10 +23,7 @@ def test_the_digits_are_split_as_they_always_were():
     # of the released version: results on digits stay comparable
     digits = open_data("digits")
     np.testing.assert_array_equal(digits.test.labels[:10], [7, 6, 3, 7, 7, 3, 2, 8, 9, 3])
-    old = data.load("digits")
-    normal = (digits.train.images - digits.mean[0]) / digits.deviation[0]
-    np.testing.assert_allclose(normal, old.train_images, atol=1e-6)
-    np.testing.assert_array_equal(digits.train.labels, old.train_labels)
+    np.testing.assert_array_equal(digits.train.labels[:10], [3, 9, 1, 3, 1, 9, 4, 4, 2, 8])
 
 
 def test_every_class_has_its_share_of_both_parts():
@@ -198,22 +194,3 @@ def test_a_name_is_one_data_sets_and_can_be_told_from_a_path():
     for name in ("", "a/b", "a:b", "a b"):
         with pytest.raises(ValueError, match="name must be a word"):
             data_set(name)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"train_images": np.zeros((2, 8, 8), np.float32)}, "train_images must be"),
-        ({"test_labels": np.zeros(3, np.int64)}, "test_labels must have shape"),
-        ({"train_labels": np.array([0, 10])}, "train_labels must lie in 0 .. 9"),
-    ],
-)
-def test_parts_in_memory_that_do_not_fit_together_are_refused(changes, message):
-    parts = {
-        "train_images": np.zeros((2, 8, 8, 1), np.float32),
-        "train_labels": np.zeros(2, np.int64),
-        "test_images": np.zeros((2, 8, 8, 1), np.float32),
-        "test_labels": np.zeros(2, np.int64),
-    }
-    with pytest.raises(ValueError, match=message):
-        data.Dataset(name="made up", num_classes=10, **parts | changes)

@@ -2,16 +2,15 @@
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from sbp_core import network_spec
 from sbp_core import weights as files
 from sbp_core.reference.networks import initial_weights
-from sbp_lab.cli import app
+from tests.lab import command
 
 
 def sbp(*arguments):
-    return CliRunner(env={"COLUMNS": "200", "TERM": "dumb"}).invoke(app, ["inspect", *arguments])
+    return command.sbp("inspect", *arguments)
 
 
 def test_a_network_by_name_shows_parameters_and_operations():

@@ -216,5 +216,5 @@ def test_a_lab_without_its_packages_names_the_extra(monkeypatch):
     import sbp_lab
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'typer is not installed; .*"\.\[lab\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'cyclopts is not installed; .*"\.\[lab\]"'):
         importlib.reload(sbp_lab)
