@@ -23,7 +23,9 @@ CURRENT = "checkpoint.safetensors"
 PREVIOUS = "checkpoint-previous.safetensors"
 
 #: As tempfile names what becomes a file of a run.
-_TEMPORARY = re.compile(r"\.(checkpoint|checkpoint-previous|best|last|results|metrics|recipe|sessions)\.\w+\.\w{8}")
+_TEMPORARY = re.compile(
+    r"\.(checkpoint|checkpoint-previous|best|last|results|metrics|recipe|sessions|first_steps)\.\w+\.\w{8}"
+)
 _HEADER, _SUM = "sbp_checkpoint", "sbp_checksum"
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from sbp_lab import trainers
 from sbp_lab.data import Source
 from sbp_lab.environment import machine, versions
 from sbp_lab.files import write_bytes
+from sbp_lab.inputs import Inputs
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
 from sbp_lab.trainers import StepResult, TrainerFactory
-from sbp_lab.training import checkpoint, logs
+from sbp_lab.training import checkpoint, first_steps, logs
 from sbp_lab.training import folder as folders
 from sbp_lab.training.events import CheckpointWritten, EpochDone, Event, Finished, Notice, Started, StepDone
 from sbp_lab.training.interrupts import Asked, Interrupted, listening
@@ -136,6 +137,7 @@ class _Session:
     _began: float = field(default_factory=time.perf_counter)
     _saved: str = "no checkpoint was written yet"
     _first: tuple[int, float] | None = None
+    _steps: first_steps.FirstSteps | None = None
 
     def run(self, built: Built) -> Run:
         """Train to the end."""
@@ -176,6 +178,7 @@ class _Session:
             result = trainer.train_step(images, labels, coefficient, rate, step)
             self._times.append(time.perf_counter() - started)
             self._count(result)
+            self._remember(trainer, result)
             progress.sums.seconds = earlier + time.perf_counter() - clock
             self._tell(result, coefficient, rate, firing, total)
             whole = progress.sums.steps == loader.steps_per_epoch
@@ -219,6 +222,28 @@ class _Session:
             progress.initial_loss = result.loss
         if self._first is None and len(self._times) >= WARM_UP_STEPS:
             self._first = progress.step, time.perf_counter()
+
+    def _remember(self, trainer: Any, result: StepResult) -> None:
+        """Keep the bits of the first steps, for ``sbp verify``."""
+        step = self.progress.step
+        if step > first_steps.STEPS or (self._steps is None and step > 1):
+            return  # a run that goes on after its first step has them, as far as they were made
+        if self._steps is None:
+            session = self.sessions[-1]
+            self._steps = first_steps.FirstSteps(
+                recipe=self.recipe.to_dict(),
+                data=self.data,
+                versions=session["versions"],
+                machine=session["machine"],
+                devices=tuple(trainers.load(self.recipe.backend).devices()),
+                settings=first_steps.settings(),
+            )
+        steps = (*self._steps.steps, first_steps.Step.of(step, result, trainer.state()))
+        self._steps = replace(self._steps, steps=steps)
+        try:
+            self._steps.write(self.place)
+        except OSError as error:
+            self._lost(error)
 
     def _tell(self, result: StepResult, coefficient: float, rate: float, firing: float | None, total: int) -> None:
         self.on_event(
@@ -317,6 +342,7 @@ class _Session:
             "checksum": self.source.checksum,
             "epoch": str(record.number),
             "accuracy": f"{record.accuracy:.6f}",
+            "inputs": Inputs.of(self.source).to_json(),
             "recipe": self.recipe.to_toml(),
         }
 
