@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -71,7 +71,8 @@ class Inputs:
             ValueError: not that.
         """
         try:
-            values = {name: tuple(v) if isinstance(v, list) else v for name, v in json.loads(text).items()}
+            read: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in read.items()}
             return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"inputs must be as sbp writes them, got {text[:80]!r}: {error}") from None
