@@ -38,6 +38,7 @@ def main():
         "machine": {
             "cores": os.cpu_count(),
             "load before": os.getloadavg()[0],
+            "niceness": os.nice(0),
             "system": platform.platform(),
             "python": platform.python_version(),
         },
@@ -55,7 +56,8 @@ def main():
         print(
             f"{workers} workers: {found['images a second']:8.0f} images/s; first batch after "
             f"{found['first batch seconds']:.1f} s; a step of {STEP * 1e3:.0f} ms waits {found['share waited']:.1%} of "
-            f"the time, at most {found['longest wait ms']:.0f} ms (load {found['load']:.1f})",
+            f"the time, at most {found['longest wait ms']:.0f} ms; {found['main process ms']:.1f} ms of processor "
+            f"a batch in the main process (load {found['load']:.1f})",
             flush=True,
         )
     write(options.out, result)
@@ -102,14 +104,15 @@ def measure(source, workers, steps):
             next(batches)
         rate = steps * BATCH / (time.perf_counter() - start)
         waits = []
-        start = time.perf_counter()
+        start, here = time.perf_counter(), time.process_time()
         for _ in range(steps):
             asked = time.perf_counter()
             next(batches)
             waits.append(time.perf_counter() - asked)
             time.sleep(STEP)
-        total = time.perf_counter() - start
+        total, here = time.perf_counter() - start, time.process_time() - here
     return {
+        "main process ms": here / steps * 1e3,
         "images a second": rate,
         "first batch seconds": first,
         "share waited": sum(waits) / total,

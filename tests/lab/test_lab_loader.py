@@ -2,6 +2,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from sbp_lab.augment import (
+    Augmentation,
     AutoAugment,
     BatchAugmentation,
     Crop,
@@ -565,3 +567,16 @@ def test_a_loader_without_workers_imports_no_grain_and_starts_no_process():
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert json.loads(found.stdout) == [[], 0]
+
+
+def test_the_page_on_loading_runs_as_written(capsys):
+    page = Path(__file__).parents[2] / "docs" / "loading.md"
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S):
+        exec(code, {})
+    assert capsys.readouterr().out == "Place(epoch=0, step=22)\nPlace(epoch=1, step=22)\n2 (64, 8, 8, 1)\n"
+
+
+def test_the_page_on_loading_names_every_augmentation():
+    page = (Path(__file__).parents[2] / "docs" / "loading.md").read_text()
+    kinds = {kind for kind, family in Augmentation.families().items() if family.__module__.startswith("sbp_lab.")}
+    assert set(re.findall(r"`((?:event_)?[a-z_]+)`", page.partition("| `kind` |")[2].partition("\n\n")[0])) >= kinds
