@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from math import prod
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from sbp_core import validation
+from sbp_core.registry import missing_framework
 from sbp_lab.augment import Augmentation
 from sbp_lab.batches import Batch, BatchMaker, SampleError, check_augment
 from sbp_lab.data.source import ArraySplit, Source
@@ -49,6 +51,7 @@ class Loader:
         ValueError: arguments that do not fit the data or each other; from an iterator, as :class:`SampleError`, a
             sample that cannot be read or changed.
         TypeError: an argument of the wrong type.
+        ModuleNotFoundError: workers without grain.
 
     Example:
         >>> from sbp_lab.data import open_data
@@ -74,6 +77,8 @@ class Loader:
         self.source = source
         self.batch_size = validation.count("batch_size", batch_size)
         self.workers = validation.count("workers", workers, least=0)
+        if self.workers and find_spec("grain") is None:
+            raise missing_framework("grain, which runs workers,", "lab", ModuleNotFoundError(name="grain"))
         self._train, self._test = (
             BatchMaker(
                 source,

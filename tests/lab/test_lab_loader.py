@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+from sbp_lab import loader as loader_module
 from sbp_lab.augment import (
     Augmentation,
     AutoAugment,
@@ -475,6 +476,13 @@ def test_a_script_that_its_own_workers_would_run_again_is_told_how_to_be_written
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
     with pytest.raises(RuntimeError, match=r'under `if __name__ == "__main__":`'):
         next(Loader(source(), batch_size=8, seed=0, workers=1).epoch(0))
+
+
+def test_workers_without_grain_are_answered_with_what_to_install(monkeypatch):
+    monkeypatch.setattr(loader_module, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"grain, which runs workers, is not installed; .*\[lab\]"):
+        Loader(source(), batch_size=8, seed=0, workers=1)
+    Loader(source(), batch_size=8, seed=0)
 
 
 @dataclass
