@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialised
 
 from sbp_core.specs.base import Spec
 from sbp_core.specs.networks import NetworkSpec
@@ -126,11 +126,16 @@ def save(
     target = Path(path)
     arrays = checked({name: np.shape(array) for name, array in weights.items()}, weights)
     header = {"format": FORMAT, "spec": None if spec is None else spec.to_dict(), "notes": dict(notes or {})}
+    # a view of another order would be written as it lies in memory
+    laid = {key: np.ascontiguousarray(array).reshape(array.shape) for key, array in arrays.items()}
+    content = serialised(laid, {_KEY: json.dumps(header)})
     handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
     try:
-        # a view of another order would be written as it lies in memory
-        save_file({key: np.ascontiguousarray(array) for key, array in arrays.items()}, name, {_KEY: json.dumps(header)})
+        # not safetensors' own writing, which gives other errors than OSError
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         # mkstemp's file is for its owner alone
         umask = os.umask(0)
         os.umask(umask)

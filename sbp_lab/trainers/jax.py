@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Mapping
@@ -33,7 +34,8 @@ class JaxTrainer:
     """See :class:`sbp_lab.trainers.Trainer`."""
 
     def __init__(self, network: Network, weights: Mapping[str, Array] | None, options: TrainerOptions) -> None:
-        self._options = options
+        # the seed is data: another one compiles nothing anew
+        self._options, self._seed = dataclasses.replace(options, seed=0), options.seed
         made, spec = _own(network, options)
         self.spec = spec
         if spec is not None:
@@ -69,7 +71,7 @@ class JaxTrainer:
             jnp.float32(coefficient),
             jnp.float32(learning_rate),
             jnp.float32(self._scale),
-            jnp.uint32(step),
+            self._random(step),
         )
         loss, right, norm, first, last = (float(value) for value in np.asarray(figures))
         half = self._options.precision == "float16"
@@ -143,6 +145,10 @@ class JaxTrainer:
         if self._options.precision == "float16":
             self._scale, self._good = float(arrays[states.SCALE]), int(arrays[states.GOOD_STEPS])
 
+    def _random(self, step: int) -> jax.Array:
+        """Return what masks depend on: seed and step."""
+        return jnp.asarray([self._seed & 0xFFFFFFFF, step], jnp.uint32)
+
     def _used(self) -> tuple[Any, Any]:
         """Return what is tested and saved."""
         return (self._parameters, self._rest) if self._mean is None else self._mean
@@ -177,14 +183,14 @@ class JaxTrainer:
             jnp.asarray(labels),
             jnp.float32(coefficient),
             jnp.float32(self._scale),
-            jnp.uint32(step),
+            self._random(step),
         )[0]
 
     def _not_finite(
         self, result: StepResult, images: Array, labels: Labels, coefficient: float, step: int
     ) -> finite.NotFiniteError:
         what, value = ("gradient", result.gradient) if np.isfinite(result.loss) else ("loss", result.loss)
-        model = _seeded(nnx.merge(self._graph, self._parameters, self._rest, copy=True), self._options, step)
+        model = _seeded(nnx.merge(self._graph, self._parameters, self._rest, copy=True), self._random(step))
         model.train()
         net = _main(model)
         names = module_names(net)
@@ -367,7 +373,7 @@ def _differentiate(
 
     def loss(parameters: Any, rest: Any, images: Any, labels: Any, place: Any) -> tuple[Any, Any]:
         # copies, since a module may only change variables of the trace that it lives in
-        model = _seeded(nnx.merge(graph, parameters, rest, copy=True), options, step, place)
+        model = _seeded(nnx.merge(graph, parameters, rest, copy=True), step, place)
         model.train()
         wrapped = isinstance(model, sbp_jax.Shortcut)
         given = {"coefficient": coefficient} if wrapped and options.loss.combine == "logits" else {}
@@ -450,9 +456,9 @@ def _time(net: Any, options: TrainerOptions) -> dict[str, Any]:
     return {"time_axis": 0} if options.events and isinstance(net, sbp_jax.Network) else {}
 
 
-def _seeded(model: Any, options: TrainerOptions, step: Any, place: Any = 0) -> Any:
+def _seeded(model: Any, step: Any, place: Any = 0) -> Any:
     """Give every random stream a key of seed, step and part alone."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(options.seed), step), place)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(step[0]), step[1]), place)
     streams = [stream for _, stream in nnx.iter_graph(model) if isinstance(stream, nnx.RngStream)]
     for at, stream in enumerate(streams):
         stream.key.set_value(jax.random.fold_in(key, at))

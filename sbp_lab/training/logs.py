@@ -60,7 +60,7 @@ class TensorBoard:
         # of a session that was killed they may go further than its checkpoint
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()
-        self._file = (place / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}.sbp").open("wb")
+        self._file = (place / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}.sbp").open("wb", buffering=0)
         self._write(_text(3, b"brain.Event:2"))
         for epoch in epochs:
             self.add(epoch)
@@ -76,7 +76,6 @@ class TensorBoard:
             _text(1, _text(1, name.encode()) + b"\x15" + struct.pack("<f", value)) for name, value in values.items()
         )
         self._write(b"\x10" + _varint(epoch.number * self._steps) + _text(5, b"".join(points)))
-        self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -86,7 +85,16 @@ class TensorBoard:
         # tensorflow.Event: 1 wall time, 2 step, 3 version of the file, 5 summary; in a TFRecord
         event = b"\x09" + struct.pack("<d", time.time()) + event
         length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked(length) + event + _masked(event))
+        place = self._file.tell()
+        try:
+            rest = length + _masked(length) + event + _masked(event)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            # a part of an event would hide what comes after it
+            self._file.seek(place)
+            self._file.truncate()
+            raise
 
 
 def _text(field: int, content: bytes) -> bytes:
