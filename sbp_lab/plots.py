@@ -64,9 +64,9 @@ def plot_run(run: Run, path: Path) -> Path:
     for name, colour in (("accuracy", "#0072b2"), ("train_accuracy", "#e69f00")):
         values = [getattr(epoch, name) for epoch in run.epochs]
         if None not in values:
-            label = "test" if name == "accuracy" else "training batches"
+            label = "test, main output" if name == "accuracy" else "training, main and branches"
             middle.plot(numbers, [100 * each for each in values], color=colour, lw=2, marker=marker, label=label)
-    middle.set_ylabel("accuracy of the main output, %")
+    middle.set_ylabel("accuracy, %")
     middle.legend(frameon=False, fontsize=9)
     for name, colour in (("first_gradient", "#0072b2"), ("last_gradient", "#e69f00")):
         values = [getattr(epoch, name) for epoch in run.epochs]
@@ -79,7 +79,7 @@ def plot_run(run: Run, path: Path) -> Path:
     right.set_ylabel("L2 norm of the weight's gradient")
     for axes in (left, middle, right):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(f"{describe(run.recipe)}, {run.recipe.method}", fontsize=10, x=0.01, ha="left", color=INK)
     return _write(figure, path)
 
@@ -142,7 +142,7 @@ def _accuracy(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
         axes.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the main output, %")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(
         frameon=False, fontsize=9, loc="upper left", title="mean at the end", alignment="left", title_fontsize=9
     )
@@ -184,7 +184,7 @@ def _stages(axes: Axes, layers: Sequence[str]) -> None:
         )
     axes.set_xlim(0.5, len(stages) + 0.5)
     axes.set_xlabel("layer, from the input to the output")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def _log_scale(axes: Axes) -> None:

@@ -27,7 +27,7 @@ class Epoch:
         number: from 1.
         loss: mean training loss.
         accuracy: of the main output alone on the test samples after the epoch, in 0 .. 1.
-        train_accuracy: mean of the main output's on the training batches.
+        train_accuracy: mean of the training batches', of the output that is trained, branches and all.
         gradient: mean L2 norm of the gradient of all weights, before clipping.
         first_gradient: mean L2 norm of the first layer's gradient.
         last_gradient: the same of the last layer's weights.
