@@ -20,7 +20,7 @@ from sbp_lab.events import Frames
 from sbp_lab.optimizers import SGD, AdamW
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
-from sbp_lab.training import Started
+from sbp_lab.training import Interrupted, LockedError, Started
 from tests.lab.command import sbp
 
 # a parent may have told its children to ignore Ctrl-C
@@ -356,6 +356,49 @@ def test_a_failure_in_training_keeps_its_traceback_and_leaves_no_empty_folder(tm
     assert isinstance(done.exception, ValueError)
     assert "Invalid value" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            Interrupted("stopped after step 3: all is kept", signal.SIGTERM),
+            143,
+            "Interrupted: stopped after step 3: all",
+        ),
+        (Interrupted("stopped after step 3: all is kept", signal.SIGINT), 130, "Go on with: sbp train --resume"),
+        (OSError(28, "No space left on device"), 1, "Stopped: [Errno 28] No space left on device"),
+        (trainers.NotFiniteError("loss is nan in step 7"), 1, "Stopped: loss is nan in step 7"),
+        (LockedError("another process trains in it"), 2, "sbp: another process trains in it"),
+    ],
+)
+def test_a_training_that_is_stopped_says_so_in_a_line(error, code, said, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise error
+
+    monkeypatch.setattr(training, "train", stop)
+    done = sbp("train", "--out", str(tmp_path / "out"), *TINY)
+    assert (done.exit_code, done.exception) == (code, None)
+    assert said in done.output
+
+
+def test_a_run_goes_on_in_its_folder_with_its_own_recipe_also_on_another_backend(tmp_path, monkeypatch):
+    seen = []
+
+    def train(recipe, folder, *, resume, **_):
+        seen.append((recipe, folder, resume))
+        return _made(recipe, folder)
+
+    monkeypatch.setattr(training, "train", train)
+    out = tmp_path / "out"
+    recipe = Recipe(net="resnet10", width=2, time_steps=1, batch_size=700, epochs=1, seed=5)
+    out.mkdir()
+    (out / "recipe.toml").write_text(recipe.to_toml())
+    assert sbp("train", "--resume", str(out), "--backend", "jax").exit_code == 0
+    assert seen == [(recipe.replace(backend="jax"), out, True)]
+    refused = sbp("train", "--out", str(out))
+    assert refused.exit_code == 2
+    assert f"already holds results.json; name another folder, or --resume {out} to go on" in words(refused)
 
 
 def test_a_module_that_is_missing_deep_inside_is_not_blamed_on_the_backend(tmp_path, monkeypatch):
