@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sbp_core import NetworkSpec
+from sbp_lab.batches import check_augment
 from sbp_lab.data import Source
 from sbp_lab.recipe import Recipe
 
@@ -25,10 +26,7 @@ def check(recipe: Recipe, source: Source) -> NetworkSpec | None:
         raise ValueError(
             f"batch_size must be at most {count}, the training samples of {source.name}; got {recipe.batch_size}"
         )
-    if source.events and recipe.frames is None:
-        raise ValueError(f"frames must say how the recordings of {source.name} are cut into frames, got None")
-    if not source.events and recipe.frames is not None:
-        raise ValueError(f"frames must be left out with {source.name}, which has images; got {recipe.frames!r}")
+    check_augment(recipe.augment, source, recipe.frames, recipe.size)
     if recipe.own:
         return None
     try:

@@ -32,6 +32,6 @@ def opened(recipe: Recipe, folder: Path) -> Source:
         raise UsageError(str(error), "--backend") from None
     with blamed_on("--data"):
         source = open_data(recipe.data, folder)
-    with blamed_on(among=("batch_size", "frames", "net", "taps")):
+    with blamed_on(among=("batch_size", "frames", "size", "augment", "net", "taps")):
         check(recipe, source)
     return source

@@ -65,7 +65,7 @@ def test_processes_side_by_side_find_what_one_process_finds(tmp_path):
     found = {}
     for jobs in ("1", "2"):
         out = tmp_path / jobs
-        arguments = ["--methods", "vanilla,evolutionary", "--seeds", "1", "--epochs", "2", "--jobs", jobs]
+        arguments = ["--methods", "vanilla,evolutionary", "--seeds", "1", "--epochs", "1", "--jobs", jobs]
         done = sbp("compare", *arguments, "--out", str(out), *TINY)
         assert done.exit_code == 0, done.output
         found[jobs] = json.loads((out / "results.json").read_text())["runs"]
@@ -154,8 +154,10 @@ def words(done):
         (["train", "--optimizer", "sdg"], "--optimizer", "got 'sdg'; did you mean 'sgd'?"),
         (["train", "--optimizer.momentum", "0.5"], "--optimizer.momentum", "unknown field 'momentum' for 'adamw'"),
         (["train", "--augment", "flipp"], "--augment", "augment[0] must be one of"),
+        (["train", "--augment", "event_flip"], "--augment", "augment must not have 'event_flip'"),
+        (["gradients", "--net", "mine:net", "--taps", "a"], "--net", "net must be one of the zoo for this"),
         (["train", "--augment", "[1,"], "--augment", "augment must be written as in TOML, got '[1,'"),
-        (["train", "--frames.steps", "2"], "--frames", "frames must be left out with digits, which has images"),
+        (["train", "--frames.steps", "2"], "--frames", "frames must be None for digits, whose samples are images"),
         (["train", "--method", "vanilla", "--coefficient.initial", "1"], "--coefficient.initial", "has no branches"),
         (["train", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),
         (["compare", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),

@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from sbp_core import Evolutionary, Rectangle
 from sbp_lab import recipes
+from sbp_lab.batches import check_augment
 from sbp_lab.data import DATASETS
 from sbp_lab.optimizers import SGD, AdamW
 
@@ -21,6 +24,10 @@ def test_a_shipped_recipe_names_data_that_there_is_and_a_network_that_fits_it_an
     recipe = recipes.load(name)
     assert recipe.data in DATASETS
     size, classes, channels = SIZES[recipe.data]
+    events = channels == 2
+    check_augment(
+        recipe.augment, SimpleNamespace(name=recipe.data, events=events, size=size), recipe.frames, recipe.size
+    )
     network = recipe.network(size=size, num_classes=classes, in_channels=channels)
     assert network.num_classes == classes
     assert network.time_steps == recipe.time_steps

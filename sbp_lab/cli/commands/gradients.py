@@ -8,6 +8,7 @@ from rich.table import Table
 from sbp_lab.cli.folders import Out, new_folder
 from sbp_lab.cli.options import TRAINING, with_recipe
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
+from sbp_lab.cli.usage import UsageError
 from sbp_lab.methods import METHODS
 from sbp_lab.recipe import Recipe
 
@@ -24,6 +25,8 @@ def gradients(recipe: Recipe, *, out: Out = None, data_folder: DataFolder = DATA
     from sbp_lab.plots import plot_gradients
     from sbp_lab.results import describe_network
 
+    if recipe.own:
+        raise UsageError(f"net must be one of the zoo for this, got {recipe.net!r}", "--net")
     source = opened(recipe, data_folder)
     with new_folder(out, "gradients") as folder:
         norms = gradient_norms(recipe, tuple(METHODS), source)
