@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import sbp_jax
 from sbp_core import NetworkSpec
@@ -31,7 +32,10 @@ _DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 class JaxTrainer:
-    """See :class:`sbp_lab.trainers.Trainer`."""
+    """See :class:`sbp_lab.trainers.Trainer`.
+
+    Where JAX sees several devices, and they divide the batch, each computes a part of it; the program is that of one.
+    """
 
     def __init__(self, network: Network, weights: Mapping[str, Array] | None, options: TrainerOptions) -> None:
         # the seed is data: another one compiles nothing anew
@@ -66,8 +70,8 @@ class JaxTrainer:
             self._rest,
             self._slots,
             self._mean,
-            jnp.asarray(images),
-            jnp.asarray(labels),
+            self._placed(images, self._options.accumulate),
+            self._placed(labels, self._options.accumulate),
             jnp.float32(coefficient),
             jnp.float32(learning_rate),
             jnp.float32(self._scale),
@@ -93,7 +97,7 @@ class JaxTrainer:
 
     def predict(self, images: Array) -> Array:
         """Return the main output's logits."""
-        return np.asarray(_predict(self._graph, self._options, *self._used(), jnp.asarray(images)))
+        return np.asarray(_predict(self._graph, self._options, *self._used(), self._placed(images)))
 
     def gradients(self, images: Array, labels: Labels, coefficient: float) -> dict[str, Array]:
         """Return the gradient of every weight of the main network by canonical name."""
@@ -144,6 +148,15 @@ class JaxTrainer:
             self._mean = self._with(arrays, "ema/", self._mean)
         if self._options.precision == "float16":
             self._scale, self._good = float(arrays[states.SCALE]), int(arrays[states.GOOD_STEPS])
+
+    def _placed(self, batch: Any, parts: int = 1) -> jax.Array:
+        """Return a batch on all devices, a part of it on each, if there are several and they divide it."""
+        devices = jax.local_devices()
+        if len(devices) == 1 or (len(batch) // parts) % len(devices):
+            return jnp.asarray(batch)
+        mesh = Mesh(np.asarray(devices), ("batch",))
+        placed: jax.Array = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("batch")))
+        return placed
 
     def _random(self, step: int) -> jax.Array:
         """Return what masks depend on: seed and step."""

@@ -163,8 +163,8 @@ def test_what_was_half_written_when_it_was_killed_is_removed(whole, tmp_path, mo
     run(folder, resume=True)
     same(whole, folder)
     assert sorted(file.name for file in folder.iterdir()) == [
-        ".lock", "best.safetensors", "checkpoint-previous.safetensors", "checkpoint.safetensors", "last.safetensors",
-        "metrics.csv", "recipe.toml", "results.json", "sessions.json", "tensorboard",
+        ".lock", "best.safetensors", "checkpoint-previous.safetensors", "checkpoint.safetensors", "first_steps.json",
+        "last.safetensors", "metrics.csv", "recipe.toml", "results.json", "sessions.json", "tensorboard",
     ]  # fmt: skip
 
 

@@ -1,5 +1,9 @@
 """Trainers' updates against their formulas in float64 NumPy, in every framework."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -256,3 +260,39 @@ def test_event_frames_are_batch_first_also_where_there_are_as_many_steps_as_samp
     other = make("torch", spec, weights=weights, events=True)
     losses = [each.train_step(frames, LABELS[:3], 0.0, 0.01, 1).loss for each in (trainer, other)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+SEVERAL = """
+import sys
+import numpy as np
+backend, file, out = sys.argv[1:]
+if backend == "keras":
+    import keras
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+import jax
+assert len(jax.devices()) == 2
+from sbp_core.specs.networks.vgg import VGGSpec
+from sbp_lab import trainers
+held = np.load(file)
+spec = VGGSpec(stages=((3,),), size=(4, 4), in_channels=1, num_classes=3, time_steps=2)
+trainer = trainers.load(backend).make_trainer(spec, None, trainers.TrainerOptions(taps=("stage1",), clip_norm=0.1))
+losses = [trainer.train_step(held["images"], held["labels"], 0.5, 0.01, k).loss for k in (1, 2, 3)]
+np.savez(out, losses=losses, predicted=trainer.predict(held["images"]), **trainer.state())
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "keras"])
+def test_two_devices_train_as_one_does_its_batch_statistics_too(backend, tmp_path):
+    spec = VGGSpec(stages=((3,),), size=(4, 4), in_channels=1, num_classes=3, time_steps=2)
+    one = make("torch", spec, taps=("stage1",), clip_norm=0.1)
+    losses = [one.train_step(IMAGES, LABELS, 0.5, 0.01, k).loss for k in (1, 2, 3)]
+    np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_BACKEND": "jax"}
+    command = [sys.executable, "-c", SEVERAL, backend, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
+    done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = dict(np.load(tmp_path / "out.npz"))
+    np.testing.assert_allclose(two["losses"], losses, rtol=1e-5)
+    np.testing.assert_allclose(two["predicted"], one.predict(IMAGES), rtol=1e-4, atol=1e-6)
+    for name, array in one.state().items():
+        np.testing.assert_allclose(two[name], array, rtol=1e-4, atol=1e-6, err_msg=name)
