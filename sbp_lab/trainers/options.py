@@ -155,6 +155,14 @@ class OwnNetwork:
             raise TypeError(f"net={self.function!r} must return a network, it returned None")
         return made
 
+    def takes(self, argument: str) -> bool:
+        """Return whether the function has an argument of that name.
+
+        Raises:
+            ValueError: there is no such module or function.
+        """
+        return argument in inspect.signature(self._function()).parameters
+
     def _function(self) -> Any:
         module, _, name = self.function.partition(":")
         here = os.getcwd()  # noqa: PTH109
