@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
@@ -37,6 +38,11 @@ class KerasTrainer:
                 f"accumulate must be 1 with precision='float16' in Keras, whose loss scaling may skip a part of a "
                 f"batch; got {options.accumulate}"
             )
+        if keras.backend.backend() == "tensorflow" and _in_a_strategy():
+            raise ValueError(
+                "a distribution strategy of TensorFlow must not be active, its replicas would clip and measure parts of "
+                "the gradient: train on one device, or run Keras on JAX with keras.distribution.DataParallel"
+            )
         self._options = options
         self._net, self.spec = _build(network, options)
         self._model: keras.Model = self._net
@@ -48,7 +54,7 @@ class KerasTrainer:
             weights = initial_weights(self.spec, options.seed, options.taps, options.branch)
         if weights is not None:
             sbp_keras.import_weights(self._model, weights)
-        self._variables = _by_name(self._model)
+        self._variables = _by_name(self._model, self._net)
         trained = self._model.trainable_variables
         names = {id(variable): name for name, variable in self._variables.items()}
         self._trained = [names[id(variable)] for variable in trained]
@@ -306,6 +312,11 @@ def _native_module() -> ModuleType:
     return importlib.import_module(f"sbp_lab.trainers.{NATIVE[keras.backend.backend()]}")
 
 
+def _in_a_strategy() -> bool:
+    found: bool = importlib.import_module("tensorflow").distribute.has_strategy()
+    return found
+
+
 def _build(network: Network, options: TrainerOptions) -> tuple[keras.Model, NetworkSpec | None]:
     policy = _POLICIES[options.precision]
     if not isinstance(network, NetworkSpec):
@@ -323,9 +334,27 @@ def _build(network: Network, options: TrainerOptions) -> tuple[keras.Model, Netw
     return sbp_keras.network(network, shape, per_step=per_step, dtype=policy), network
 
 
-def _by_name(model: keras.Model) -> dict[str, Any]:
+def _by_name(model: keras.Model, net: keras.Model) -> dict[str, Any]:
     """Return the variables of parameters and statistics by the neutral names, in the order in which they are used."""
-    return {states.neutral(name): variable for name, variable in variables(model).items()}
+    fixed = {} if isinstance(net, sbp_keras.Network) else _lasting(net)
+    found = {}
+    for name, variable in variables(model).items():
+        kind, _, rest = states.neutral(name).partition("/")
+        layer, _, part = rest.partition(".")
+        found[f"{kind}/{fixed.get(layer, layer) if kind == 'weights' else layer}.{part}"] = variable
+    return found
+
+
+def _lasting(net: keras.Model) -> dict[str, str]:
+    """Return layer to a name that it has in a second net of the process too: Keras counts on where nobody named it."""
+    counts: dict[str, int] = {}
+    names = {}
+    for layer in net.layers:
+        base = re.sub(r"_\d+$", "", layer.name)
+        if base.replace("_", "") == type(layer).__name__.lower():
+            place = counts[base] = counts.get(base, -1) + 1
+            names[layer.name] = f"{base}_{place}" if place else base
+    return names
 
 
 def _array(variable: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -90,6 +91,13 @@ def train(
         validation.count("checkpoint_every", checkpoint_every)
     if make_trainer is None:
         trainers.check(recipe.backend)
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
+        raise ValueError(
+            f"a run is trained by one process, and WORLD_SIZE={world} says that torchrun started several. JAX uses all "
+            "devices of its process; for several in PyTorch wrap the Shortcut in DistributedDataParallel, in a loop of "
+            "your own"
+        )
     place = Path(folder)
     _enter(place, resume)
     with locked(place), listening() as asked:
