@@ -155,7 +155,8 @@ class JaxTrainer:
         if len(devices) == 1 or (len(batch) // parts) % len(devices):
             return jnp.asarray(batch)
         mesh = Mesh(np.asarray(devices), ("batch",))
-        placed: jax.Array = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("batch")))
+        split = PartitionSpec("batch")  # type: ignore[no-untyped-call]
+        placed: jax.Array = jax.device_put(batch, NamedSharding(mesh, split))
         return placed
 
     def _random(self, step: int) -> jax.Array:

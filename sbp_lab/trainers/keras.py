@@ -40,8 +40,8 @@ class KerasTrainer:
             )
         if keras.backend.backend() == "tensorflow" and _in_a_strategy():
             raise ValueError(
-                "a distribution strategy of TensorFlow must not be active, its replicas would clip and measure parts of "
-                "the gradient: train on one device, or run Keras on JAX with keras.distribution.DataParallel"
+                "a distribution strategy of TensorFlow must not be active, its replicas would clip and measure parts "
+                "of the gradient: train on one device, or run Keras on JAX with keras.distribution.DataParallel"
             )
         self._options = options
         self._net, self.spec = _build(network, options)
