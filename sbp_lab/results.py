@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-
 from sbp_core import validation
 from sbp_lab.environment import machine, versions
 from sbp_lab.files import finite, write_json
@@ -111,6 +109,8 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     count, mean = len(differences), statistics.fmean(differences)
     if count == 1:
         return Interval(mean, None, None, count)
+    from scipy.special import stdtrit  # half a second, which `sbp --help` need not take
+
     quantile = float(stdtrit(count - 1, 0.5 + CONFIDENCE / 2))
     half = quantile * statistics.stdev(differences) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, count)

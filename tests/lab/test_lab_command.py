@@ -240,6 +240,13 @@ def test_every_field_of_a_recipe_has_an_option_with_a_text():
         assert re.search(rf"{name}(?: -T)?(?: --no-compile)?(?: [A-Z]+)? +\S", done.output), field.name
 
 
+def test_help_loads_no_framework_and_nothing_that_draws():
+    code = "import sys; from sbp_lab.cli import _commands; _commands(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "cyclopts" in loaded
+    assert not {"torch", "tensorflow", "keras", "jax", "matplotlib", "scipy", "sklearn", "grain"} & set(loaded)
+
+
 def test_recipes_are_listed_with_a_line_each_and_printed_as_toml_that_reads_back():
     done = sbp("recipes")
     assert done.exit_code == 0

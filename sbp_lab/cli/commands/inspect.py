@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from sbp_core import validation
-from sbp_lab import inspection, networks
+from sbp_lab import networks
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.cli.usage import blamed_on
 from sbp_lab.data import open_data
@@ -36,6 +36,8 @@ def inspect(
 
     Energy is of 45 nm: 4.6 pJ a multiply-accumulate, 0.9 pJ an accumulate, and beside it with the traffic to memory.
     """
+    from sbp_lab import inspection
+
     numbers = {"size": size, "width": width, "classes": classes, "time_steps": time_steps, "images": images}
     with blamed_on(among=numbers):
         for name, value in numbers.items():
