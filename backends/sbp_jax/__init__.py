@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
+from sbp_jax.diagnosis import diagnose
 from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import Network, ResNet, network, resnet18, resnet34
@@ -35,6 +36,7 @@ __all__ = [
     "ShortcutOutput",
     "Tappable",
     "branches",
+    "diagnose",
     "export_weights",
     "implementation_for",
     "import_weights",

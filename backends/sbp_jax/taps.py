@@ -42,7 +42,7 @@ def module_names(net: nnx.Module) -> dict[str, tuple[Path, ...]]:
     """
     names: dict[str, nnx.Module] = {}
     paths: dict[int, list[Path]] = {}
-    for name, path, module in _walk(net):
+    for name, path, module in walk(net):
         if path and callable(module):
             names[".".join(name)] = module
             paths.setdefault(id(module), []).append(path)
@@ -152,7 +152,7 @@ class _Twin(NamedTuple):
     tap: str | None
 
 
-def _walk(
+def walk(
     node: Any, name: tuple[str, ...] = (), path: Path = (), above: frozenset[int] = frozenset()
 ) -> Iterator[tuple[tuple[str, ...], Path, nnx.Module]]:
     """Yield the parts of the name, the path and the module, of every module in ``node`` wherever it is held."""
@@ -160,12 +160,13 @@ def _walk(
         return
     if isinstance(node, nnx.Module):
         yield name, path, node
-    for key, child in _children(node).items():
+    for key, child in children(node).items():
         in_name = () if key == "layers" and isinstance(node, nnx.Sequential) else (str(key),)
-        yield from _walk(child, (*name, *in_name), (*path, key), above | {id(node)})
+        yield from walk(child, (*name, *in_name), (*path, key), above | {id(node)})
 
 
-def _children(node: Any) -> Mapping[Any, Any]:
+def children(node: Any) -> Mapping[Any, Any]:
+    """Return what a module or a container holds, by attribute, key or index."""
     if isinstance(node, nnx.Module):
         # an nnx.List keeps its items as attributes, named by their index
         return {key: value for key, value in vars(node).items() if not key.startswith("_pytree__")}
@@ -182,10 +183,10 @@ def _copy(node: Any, paths: Mapping[Path, str], twins: dict[int, _Twin]) -> Any:
     for path, tap in paths.items():
         if path:
             inner.setdefault(path[0], {})[path[1:]] = tap
-    children = _children(node)
+    held = children(node)
     for key, below in inner.items():
         for path, tap in below.items():
-            child = children.get(key)
+            child = held.get(key)
             if child is None or not (path or (isinstance(child, nnx.Module) and callable(child))):
                 found = "nothing" if child is None else f"a {type(child).__name__}"
                 raise RuntimeError(
@@ -196,11 +197,11 @@ def _copy(node: Any, paths: Mapping[Path, str], twins: dict[int, _Twin]) -> Any:
         twin = copy.copy(node)
         twins[id(node)] = _Twin(node, twin, frozenset(map(str, inner)), paths.get(()))
         for key, below in inner.items():
-            vars(twin)[key] = _copy(children[key], below, twins)
+            vars(twin)[key] = _copy(held[key], below, twins)
         if () in paths:
             object.__setattr__(twin, "__class__", _recording(type(node)))
         return twin
-    items = {**children} | {key: _copy(children[key], below, twins) for key, below in inner.items()}
+    items = {**held} | {key: _copy(held[key], below, twins) for key, below in inner.items()}
     kind: Any = type(node)
     if isinstance(node, Mapping):
         return kind(items)

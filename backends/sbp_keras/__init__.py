@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.coefficient import ShortcutCallback
+from sbp_keras.diagnosis import diagnose
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import Network, ResNet, network, resnet, resnet18, resnet34
 from sbp_keras.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
@@ -48,6 +49,7 @@ __all__ = [
     "ShortcutOutput",
     "StepConv2D",
     "StepMaxPooling2D",
+    "diagnose",
     "export_weights",
     "import_weights",
     "load",

@@ -50,6 +50,17 @@ def layers_of(model: keras.Model) -> Iterator[keras.layers.Layer]:
     yield from model._flatten_layers(include_self=False)
 
 
+def replace_call(layer: keras.layers.Layer, call: Callable[..., Any]) -> None:
+    """Let a layer run another function, until :func:`restore_call`; whoever calls the layer notices nothing."""
+    # past Keras, which would track it
+    object.__setattr__(layer, "call", call)
+
+
+def restore_call(layer: keras.layers.Layer) -> None:
+    """Let a layer run its own function again."""
+    object.__delattr__(layer, "call")
+
+
 def compiled_loss(model: keras.Model) -> Callable[[Any, Any, Any], Any] | None:
     """Return what ``compile`` made of the loss, a function of labels, logits and sample weights."""
     loss: Callable[[Any, Any, Any], Any] | None = model._compile_loss

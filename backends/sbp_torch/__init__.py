@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.coefficient import CoefficientScheduler
+from sbp_torch.diagnosis import diagnose
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_torch.neuron import implementation_for, initial_state, lif
@@ -39,6 +40,7 @@ __all__ = [
     "Shortcut",
     "ShortcutLoss",
     "ShortcutOutput",
+    "diagnose",
     "export_weights",
     "from_spikingjelly",
     "implementation_for",

@@ -38,16 +38,13 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
     lazy = [name for name, parameter in found.named_parameters() if nn.parameter.is_lazy(parameter)]
     if lazy:
         raise ValueError(f"net must have its sizes, but {lazy[0]!r} has none yet; run it on a batch before wrapping it")
-    memo: dict[int, Tensor] = {id(parameter): parameter for parameter in found.parameters()}
-    # what a stateful network remembers of an earlier pass may carry that pass's graph, which cannot be copied
-    memo |= {id(tensor): tensor.detach() for tensor in _remembered(found) if tensor.grad_fn is not None}
     try:
-        twin = copy.deepcopy(found, memo).train()
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+        twin = twin_of(found)
+    except TypeError as error:
         raise TypeError(
-            f"sample is run through a copy of net, which cannot be copied ({error}); leave sample out: linear branches "
-            "take their sizes from the first training batch"
-        ) from error
+            f"sample is run through a copy of net, which cannot be copied ({error.__cause__}); leave sample out: "
+            "linear branches take their sizes from the first training batch"
+        ) from error.__cause__
     for module in twin.modules():
         if isinstance(module, private.BatchNorm):
             module.eval()
@@ -59,6 +56,22 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
         else:
             result = twin(*sample) if isinstance(sample, tuple) else twin(sample)
     return result, recorder.outputs(twin)
+
+
+def twin_of(net: nn.Module) -> nn.Module:
+    """Return a copy of ``net``, in training, that shares its parameters and nothing else.
+
+    Raises:
+        TypeError: it cannot be copied; the cause says why.
+    """
+    found = private.original(net)
+    memo: dict[int, Tensor] = {id(parameter): parameter for parameter in found.parameters()}
+    # what a stateful network remembers of an earlier pass may carry that pass's graph, which cannot be copied
+    memo |= {id(tensor): tensor.detach() for tensor in _remembered(found) if tensor.grad_fn is not None}
+    try:
+        return copy.deepcopy(found, memo).train()
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise TypeError(f"{type(net).__name__} cannot be copied: {error}") from error
 
 
 @contextlib.contextmanager

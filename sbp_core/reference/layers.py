@@ -47,6 +47,8 @@ class Tape:
         outputs: of each layer by its path.
         activity: of each layer's input by its path, where it ``counts``.
         counts: whether that is asked for.
+        neurons: what went into each layer of neurons, by its path.
+        neuron_gradients: of what went into it, once the adjoints have run.
         margin: how far the pass stayed from every jump: of the step function, of a maximum between two, of a ReLU.
     """
 
@@ -56,6 +58,8 @@ class Tape:
         self.outputs: dict[str, Float64] = {}
         self.activity: dict[str, Activity] = {}
         self.counts = False
+        self.neurons: dict[str, Float64] = {}
+        self.neuron_gradients: dict[str, Float64] = {}
         self.margin = math.inf
 
     def count(self, path: str, *inputs: Float64) -> None:
@@ -348,8 +352,10 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
         found = differentiate(a)
         if decay is not None:
             tape.gradients[f"{path}.decay_logit"] = np.array(found.grad_decay * decay * (1.0 - decay))
+        tape.neuron_gradients[path] = found.grad_input
         return found.grad_input
 
+    tape.neurons[path] = x
     tape.keep_off(np.array([neuron.margin(spec, x, decay=decay, ties=False)]))
     return differentiate(np.zeros_like(x)).output, back
 

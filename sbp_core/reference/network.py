@@ -77,6 +77,12 @@ class ReferenceNetwork:
         return {path.removeprefix("main."): found for path, found in self._tape.activity.items()}
 
     @property
+    def neurons(self) -> dict[str, tuple[Float64, Float64]]:
+        """What went into each layer of neurons by its path, and its gradient, after :meth:`backward`."""
+        tape = self._tape
+        return {path.removeprefix("main."): (x, tape.neuron_gradients[path]) for path, x in tape.neurons.items()}
+
+    @property
     def margin(self) -> float:
         """How far the last :meth:`forward` stayed from every jump."""
         return self._tape.margin

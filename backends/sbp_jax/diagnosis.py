@@ -1,0 +1,206 @@
+"""What a network's neurons and gradients do on a few batches: where in JAX the figures are taken."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from numpy.typing import NDArray
+
+from sbp_core import signal
+from sbp_core.composition import ShortcutOutput
+from sbp_core.signal import Diagnosis, Pass
+from sbp_core.specs.layers import Neuron
+from sbp_jax import weights
+from sbp_jax.losses import ShortcutLoss
+from sbp_jax.networks import Network
+from sbp_jax.neurons import LIF
+from sbp_jax.shortcut import Shortcut
+from sbp_jax.taps import children, walk
+
+Loss = Callable[[Any, jax.Array], jax.Array]
+
+
+class Nudge(nnx.Variable[Any]):
+    """What is added to a neuron's input: nothing, and the gradient of it is that of the input."""
+
+
+class Seen(nnx.Variable[Any]):
+    """What went into a neuron."""
+
+
+def diagnose(
+    model: nnx.Module,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    loss: Loss | None = None,
+    coefficient: float = 1.0,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Diagnosis:
+    """Say why a network does not learn, from a few batches forward and backward.
+
+    A copy of the model runs, in training but without dropout: nothing is left behind on the model itself.
+
+    Args:
+        model: a network, a :class:`Shortcut` of one, or any nnx module with :class:`LIF` neurons, each called once in
+            a pass.
+        batches: pairs of images and labels, two or more, as the model takes them; four of 64 tell much.
+        loss: of what the model gives and the labels; cross-entropy, of the mean over time where logits have time in
+            front, and with a :class:`Shortcut` its composed loss, unless given.
+        coefficient: weight of a :class:`Shortcut`'s branches.
+        noise: deviation of the noise on a near input, as a share of the images'.
+        seed: of the noise.
+
+    Returns:
+        The figures; ``print`` them, or see ``.findings``.
+
+    Raises:
+        ValueError: fewer than two batches, no neurons, or one that is called more than once.
+        TypeError: not a module.
+
+    Example:
+        >>> from sbp_jax import network
+        >>> net = network("mlp", size=(4, 4), hidden=(8,), time_steps=2, rngs=nnx.Rngs(0))
+        >>> images = jax.random.normal(jax.random.key(0), (2, 4, 4, 4, net.spec.in_channels))
+        >>> found = diagnose(net, [(batch, jnp.arange(4)) for batch in images])
+        >>> [neuron.path for neuron in found.neurons]
+        ['hidden1.neuron']
+    """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(f"model must be an nnx module, got {model!r:.100} of type {type(model).__name__}")
+    observe = _Observer(model, loss, coefficient)
+    pairs = [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
+    timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
+    return signal.diagnose(observe, pairs, noise=noise, seed=seed, axes=(int(timed), -1))
+
+
+class _Observer:
+    """Runs a copy of the model forward and backward."""
+
+    def __init__(self, model: nnx.Module, loss: Loss | None, coefficient: float) -> None:
+        twin: Any = nnx.clone(model)
+        twin.train()
+        for name, neuron in _neurons(twin).items():
+            kind: Any = type(neuron)
+            object.__setattr__(neuron, "__class__", _watched(kind, name))
+        for _, _, module in walk(twin):
+            if isinstance(module, nnx.Dropout):
+                module.deterministic = True
+        self._loss, self._coefficient = loss, coefficient
+        self._twin, self._order = twin, _order(model)
+        # a copy has its attributes in another order
+        self._names = tuple(_parameters(model))
+        self._nudges: dict[str, jax.Array] = {}
+        self._ran: list[str] = []
+        # compiled once for all batches of a shape
+        self._differentiate = jax.jit(jax.value_and_grad(self._run, argnums=(0, 1), has_aux=True))
+
+    def __call__(self, images: NDArray[Any], labels: NDArray[np.integer]) -> Pass:
+        """See :class:`sbp_core.signal.Observe`."""
+        x, y = jnp.asarray(images), jnp.asarray(labels)
+        held = _parameters(self._twin)
+        values = {name: held[name][...] for name in self._names}
+        _, seen = jax.eval_shape(self._run, values, {}, x, y)
+        nudges = {name: jnp.zeros(found.shape, found.dtype) for name, found in seen.items()}
+        (loss, seen), (gradients, of_inputs) = self._differentiate(values, nudges, x, y)
+        neurons = _neurons(self._twin)
+        firing = []
+        for name in sorted(seen, key=self._place):
+            spec = neurons[name].spec
+            decay = float(jax.nn.sigmoid(neurons[name].decay_logit[...])) if spec.learn_decay else None
+            if spec.output == "spikes":
+                firing.append(signal.fired(name, spec, _array(seen[name]), _array(of_inputs[name]), decay))
+        # jax gives a dictionary in the order of its keys
+        return Pass(firing, {name: _array(gradients[name]) for name in self._names}, float(loss))
+
+    def _place(self, name: str) -> int:
+        order = self._order or self._ran
+        return order.index(name)
+
+    def _run(
+        self, values: dict[str, jax.Array], nudges: dict[str, jax.Array], images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        net = nnx.clone(self._twin)
+        for name, variable in _parameters(net).items():
+            variable.set_value(values[name])
+        for name, neuron in _neurons(net).items():
+            if name in nudges:
+                neuron.nudge = Nudge(nudges[name])
+        self._ran.clear()
+        keywords: dict[str, Any] = {}
+        if isinstance(net, Shortcut) and net.spec.combine == "logits":
+            keywords["coefficient"] = self._coefficient
+        given = net(images, **keywords)
+        ran = {name: neuron for name, neuron in _neurons(net).items() if hasattr(neuron, "seen")}
+        self._ran.extend(sorted(ran, key=lambda name: ran[name].place))
+        return self._loss_of(given, labels), {name: neuron.seen[...] for name, neuron in ran.items()}
+
+    def _loss_of(self, given: Any, labels: jax.Array) -> jax.Array:
+        if self._loss is not None:
+            return self._loss(given, labels)
+        if isinstance(given, ShortcutOutput):
+            return ShortcutLoss("losses")(given, labels, self._coefficient)
+        logits = given.mean(0) if given.ndim == 3 else given
+        return ShortcutLoss("logits")(ShortcutOutput(logits, ()), labels, self._coefficient)
+
+
+@functools.cache
+def _watched(kind: type[LIF], name: str) -> type[LIF]:
+    """Return the subclass whose instances keep what goes into them."""
+
+    def watched(self: Any, x: jax.Array, *inputs: Any, **keywords: Any) -> Any:
+        if hasattr(self, "seen"):
+            raise ValueError(f"neuron {name!r} is called more than once in a pass, and diagnose takes it at its word")
+        if hasattr(self, "nudge"):
+            x = x + self.nudge[...]
+        self.seen = Seen(x)
+        self.place = next(_COUNT)
+        return kind.__call__(self, x, *inputs, **keywords)
+
+    return type(kind.__name__, (kind,), {"__call__": watched, "__module__": kind.__module__})
+
+
+def _count() -> Iterator[int]:
+    number = 0
+    while True:
+        yield number
+        number += 1
+
+
+#: The order in which neurons run.
+_COUNT = _count()
+
+
+def _neurons(net: nnx.Module) -> dict[str, Any]:
+    return {".".join(name): module for name, _, module in walk(net) if isinstance(module, LIF)}
+
+
+def _parameters(net: nnx.Module) -> dict[str, nnx.Variable[Any]]:
+    """Return the parameters, from the input to the output; of a network of ours by their canonical names."""
+    if isinstance(net, Network) or (isinstance(net, Shortcut) and isinstance(net.main, Network)):
+        found = weights.variables(net)
+        return {name: variable for name, variable in found.items() if isinstance(variable, nnx.Param)}
+    named: dict[str, nnx.Variable[Any]] = {}
+    for name, _, module in walk(net):
+        for key, child in children(module).items():
+            if isinstance(child, nnx.Param) and not any(child is other for other in named.values()):
+                named[".".join((*name, str(key)))] = child
+    return named
+
+
+def _order(model: nnx.Module) -> list[str]:
+    """Return the neurons of a spec in the order that it states, the same in every framework."""
+    net, prefix = (model.main, "main.") if isinstance(model, Shortcut) else (model, "")
+    if not isinstance(net, Network):
+        return []
+    return [f"{prefix}{placed.path}" for placed in net.spec.outline() if isinstance(placed.layer, Neuron)]
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.asarray(value, np.float32) if value.dtype == jnp.bfloat16 else np.asarray(value)

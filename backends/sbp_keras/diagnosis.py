@@ -1,0 +1,190 @@
+"""What a model's neurons and gradients do on a few batches: where in Keras the figures are taken, on each backend."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from sbp_core import signal
+from sbp_core.composition import ShortcutOutput
+from sbp_core.signal import Diagnosis, Pass
+from sbp_core.specs.layers import Neuron
+from sbp_keras import native, private
+from sbp_keras.losses import ShortcutLoss
+from sbp_keras.networks import Network, layer_names
+from sbp_keras.neurons import LIF
+from sbp_keras.shortcut import ShortcutModel
+from sbp_keras.weights import variables
+
+Loss = Callable[[Any, Any], Any]
+
+
+def diagnose(
+    model: keras.Model,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    loss: Loss | None = None,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Diagnosis:
+    """Say why a model does not learn, from a few batches forward and backward.
+
+    It runs in training but without dropout, and its weights and running statistics are left as they were.
+
+    Args:
+        model: a network, a :class:`ShortcutModel` of one, or any built model with :class:`LIF` layers, each called
+            once in a pass.
+        batches: pairs of images and labels, two or more, as the model takes them; four of 64 tell much.
+        loss: of what the model gives and the labels; cross-entropy, of the mean over time where logits are those of
+            each step, and with a :class:`ShortcutModel` its composed loss, unless given.
+        noise: deviation of the noise on a near input, as a share of the images'.
+        seed: of the noise.
+
+    Returns:
+        The figures; ``print`` them, or see ``.findings``.
+
+    Raises:
+        ValueError: fewer than two batches, no neurons, or one that is called more than once.
+        TypeError: not a Keras model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sbp_keras import network
+        >>> net = network("mlp", (4, 4, 1), size=(4, 4), hidden=(8,), time_steps=2)
+        >>> images = np.random.default_rng(1).normal(size=(2, 4, 4, 4, 1)).astype("float32")
+        >>> found = diagnose(net, [(batch, np.arange(4)) for batch in images])
+        >>> [neuron.path for neuron in found.neurons]
+        ['hidden1.neuron']
+    """
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"model must be a Keras model, got {model!r:.100} of type {type(model).__name__}")
+    pairs = [(ops.convert_to_numpy(images), ops.convert_to_numpy(labels)) for images, labels in batches]
+    return signal.diagnose(_Observer(model, loss), pairs, noise=noise, seed=seed, axes=(0, -1))
+
+
+class _Observer:
+    """Runs the model forward and backward as a function of its weights."""
+
+    def __init__(self, model: keras.Model, loss: Loss | None) -> None:
+        self._model, self._loss = model, loss
+        self._vjp = native.engine().vjp
+        self._paths = _paths(model)
+        trained = {id(variable) for variable in model.trainable_variables}
+        self._trained = {name: v for name, v in _named(model).items() if id(v) in trained}
+
+    def __call__(self, images: NDArray[Any], labels: NDArray[np.integer]) -> Pass:
+        """See :class:`sbp_core.signal.Observe`."""
+        x, y = ops.convert_to_tensor(images), ops.convert_to_tensor(labels.astype(np.int32))
+        values = [ops.copy(v.value) for v in self._trained.values()]
+        _, inputs = self._run(x, y, values, {})
+        names = list(inputs)
+        kept = {name: _array(value) for name, value in inputs.items()}
+        nudges = [ops.zeros_like(value) for value in inputs.values()]
+
+        def differentiated(*given: Any) -> list[Any]:
+            loss, _ = self._run(x, y, given[: len(values)], dict(zip(names, given[len(values) :], strict=True)))
+            return [loss]
+
+        (loss,), gradients = self._vjp(differentiated, [*values, *nudges], [ops.ones((), images.dtype.name)], "eager")
+        of_inputs = dict(zip(names, map(_array, gradients[len(values) :]), strict=True))
+        layers = {self._paths[id(layer)]: layer for layer in _neurons(self._model)}
+        order = list(self._paths.values()) if _spec_of(self._model) is not None else names
+        firing = []
+        for name in sorted(names, key=order.index):
+            spec, decay = layers[name].spec, None
+            if layers[name].decay_logit is not None:
+                decay = 1.0 / (1.0 + math.exp(-float(ops.convert_to_numpy(layers[name].decay_logit))))
+            if spec.output == "spikes":
+                # time leads there
+                seen, gradient = (np.swapaxes(a, 0, 1) for a in (kept[name], of_inputs[name]))
+                firing.append(signal.fired(name, spec, seen, gradient, decay))
+        of_weights = map(_array, gradients[: len(values)])
+        return Pass(firing, dict(zip(self._trained, of_weights, strict=True)), float(ops.convert_to_numpy(loss)))
+
+    def _run(self, images: Any, labels: Any, values: Any, nudges: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the loss, and what went into each layer of neurons, by path in the order in which they ran."""
+        moving = [v for v in self._model.variables if not any(v is other for other in self._trained.values())]
+        # what moves in training moves in the scope alone
+        scope = [*zip(self._trained.values(), values, strict=True), *((v, ops.copy(v.value)) for v in moving)]
+        with _watched(self._model, self._paths, nudges) as seen, keras.StatelessScope(scope):
+            loss = self._loss_of(self._model(images, training=True), labels)
+        return loss, seen
+
+    def _loss_of(self, given: Any, labels: Any) -> Any:
+        if self._loss is not None:
+            return self._loss(given, labels)
+        if isinstance(given, ShortcutOutput):
+            return ShortcutLoss("losses")(given, labels, ops.convert_to_tensor(self._model.coefficient))
+        logits = ops.mean(given, 1) if len(given.shape) == 3 else given
+        return ShortcutLoss("logits")(ShortcutOutput(logits, ()), labels, 0.0)
+
+
+@contextlib.contextmanager
+def _watched(model: keras.Model, paths: dict[int, str], nudges: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Keep what goes into the neurons while this holds, and add ``nudges`` to it; dropout passes everything."""
+    seen: dict[str, Any] = {}
+
+    def watching(layer: Any, call: Any) -> Any:
+        path = paths[id(layer)]
+
+        def watched(inputs: Any, *arguments: Any, **options: Any) -> Any:
+            if path in seen:
+                raise ValueError(f"neuron {path!r} is called more than once in a pass, which diagnose cannot follow")
+            nudged = inputs + nudges[path] if path in nudges else inputs
+            seen[path] = nudged
+            return call(nudged, *arguments, **options)
+
+        return watched
+
+    changed = []
+    try:
+        for layer in private.layers_of(model):
+            if isinstance(layer, LIF):
+                private.replace_call(layer, watching(layer, layer.call))
+            elif isinstance(layer, keras.layers.Dropout):
+                private.replace_call(layer, lambda inputs, training=False: inputs)
+            else:
+                continue
+            changed.append(layer)
+        yield seen
+    finally:
+        for layer in changed:
+            private.restore_call(layer)
+
+
+def _neurons(model: keras.Model) -> list[Any]:
+    return [layer for layer in private.layers_of(model) if isinstance(layer, LIF)]
+
+
+def _spec_of(model: keras.Model) -> Any:
+    net = model.main if isinstance(model, ShortcutModel) else model
+    return net.spec if isinstance(net, Network) else None
+
+
+def _paths(model: keras.Model) -> dict[int, str]:
+    """Return the name of each layer of neurons: of a spec, its path, in the order that it states."""
+    layers = {layer.name: layer for layer in _neurons(model)}
+    spec = _spec_of(model)
+    if spec is None:
+        return {id(layer): name for name, layer in layers.items()}
+    names, prefix = layer_names(spec), "main." if isinstance(model, ShortcutModel) else ""
+    places = [placed.path for placed in spec.outline() if isinstance(placed.layer, Neuron)]
+    return {id(layers[names[path]]): prefix + path for path in places}
+
+
+def _named(model: keras.Model) -> dict[str, Any]:
+    if _spec_of(model) is not None:
+        return variables(model)
+    return {variable.path.removesuffix("/kernel"): variable for variable in model.variables}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    narrow = keras.backend.standardize_dtype(value.dtype) == "bfloat16"
+    return np.asarray(ops.convert_to_numpy(ops.cast(value, "float32") if narrow else value))

@@ -1,0 +1,59 @@
+"""Keras's diagnosis: the oracle's figures on the set backend, and nothing left behind on the model."""
+
+import keras
+import numpy as np
+import pytest
+
+import sbp_keras
+from tests import signals
+
+
+def batches():
+    return [(np.moveaxis(images, 1, -1), labels) for images, labels in signals.batches()]
+
+
+@pytest.fixture(scope="module")
+def net():
+    found = sbp_keras.Network(signals.SPEC, (6, 6, 2))
+    sbp_keras.import_weights(found, signals.WEIGHTS)
+    return found
+
+
+def test_figures_are_the_oracles_and_nothing_is_left(net):
+    before = [variable.numpy() for variable in net.variables]
+    signals.assert_same(sbp_keras.diagnose(net, batches(), noise=0.2, seed=5))
+    assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, net.variables, strict=True))
+    assert not any("call" in vars(layer) for layer in net.layers)
+
+
+def test_a_model_of_ones_own_is_measured_without_dropout():
+    inputs = keras.Input((3, 8))
+    x = keras.layers.Dense(12, name="first", kernel_initializer=keras.initializers.RandomNormal(stddev=1.0, seed=0))(
+        inputs
+    )
+    x = keras.layers.Dropout(0.5)(sbp_keras.LIF(name="spikes")(x))
+    model = keras.Model(inputs, keras.layers.Dense(3, name="last")(x))
+    random = np.random.default_rng(0)
+    own = [(random.normal(size=(6, 3, 8)).astype("float32"), np.arange(6) % 3) for _ in range(2)]
+    found = sbp_keras.diagnose(model, own)
+    assert [neuron.path for neuron in found.neurons] == ["spikes"]
+    assert [weights.path for weights in found.weights] == ["first", "last"]
+    assert str(sbp_keras.diagnose(model, own)) == str(found)
+
+
+def test_a_shortcut_is_measured_with_its_branches(net):
+    model = sbp_keras.ShortcutModel(net, ["layer1"], 4, coefficient=50.0)
+    norms = {neuron.path: neuron.norm for neuron in sbp_keras.diagnose(model, batches()[:2]).neurons}
+    assert norms["main.layer1.0.neuron2"] > 10 * norms["main.layer2.0.neuron2"]
+
+
+def test_mistakes_are_named():
+    with pytest.raises(TypeError, match="model must be a Keras model, got 3"):
+        sbp_keras.diagnose(3, batches())
+    inputs = keras.Input((3, 8))
+    neuron = sbp_keras.LIF(name="twice")
+    model = keras.Model(inputs, keras.layers.Dense(3)(neuron(neuron(inputs))))
+    own = [(np.ones((6, 3, 8), "float32"), np.arange(6) % 3) for _ in range(2)]
+    with pytest.raises(ValueError, match="neuron 'twice' is called more than once"):
+        sbp_keras.diagnose(model, own)
+    assert "call" not in vars(neuron)

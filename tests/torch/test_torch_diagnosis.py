@@ -1,0 +1,120 @@
+"""PyTorch's diagnosis: the oracle's figures, of peers' neurons too, and nothing left behind on the model."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sbp_torch
+from sbp_core import presets
+from tests import signals
+
+
+def batches():
+    return [(torch.from_numpy(images), torch.from_numpy(labels)) for images, labels in signals.batches()]
+
+
+@pytest.fixture
+def net():
+    found = sbp_torch.Network(signals.SPEC)
+    sbp_torch.import_weights(found, signals.WEIGHTS)
+    return found
+
+
+def test_figures_are_the_oracles(net):
+    signals.assert_same(sbp_torch.diagnose(net, batches(), noise=0.2, seed=5))
+
+
+def test_nothing_is_left_on_the_model(net):
+    net.eval()
+    before = copy.deepcopy(net.state_dict())
+    sbp_torch.diagnose(net, batches())
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert not net.training
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize("combine", ["logits", "losses"])
+def test_a_shortcut_is_measured_with_its_branches(net, combine):
+    model = sbp_torch.Shortcut(net, ("layer1",), 4, combine=combine, sample=batches()[0][0])
+    model.set_coefficient(50.0)
+    found = sbp_torch.diagnose(model, batches())
+    assert found.neurons[0].path == "main.stem.neuron"
+    assert any(weights.path.startswith("branches.") for weights in found.weights)
+    # the branch outweighs the rest: what lies behind its tap gets little
+    norms = {neuron.path: neuron.norm for neuron in found.neurons}
+    assert norms["main.layer1.0.neuron2"] > 10 * norms["main.layer2.0.neuron2"]
+
+
+def test_dropout_does_not_draw(net):
+    dropping = nn.Sequential(net, nn.Dropout(0.5))
+    first, second = (sbp_torch.diagnose(dropping, batches()) for _ in range(2))
+    assert str(first) == str(second)
+    assert first.loss == sbp_torch.diagnose(net, batches()).loss
+
+
+class Twice(nn.Module):
+    """Two linear layers with a neuron each, over frames ``(time, batch, features)``."""
+
+    def __init__(self, make):
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.second, self.head = nn.Linear(8, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+        for layer in (self.first, self.second):
+            nn.init.normal_(layer.weight, std=1.0)
+        self.one, self.two = make(), make()
+
+    def forward(self, x):
+        return self.head(self.two(self.second(self.one(self.first(x))))).mean(0)
+
+
+class EachStep(Twice):
+    """The same, called step by step, as snnTorch's tutorials do."""
+
+    def forward(self, x):
+        state, found = {}, []
+        for now in x:
+            now = self._fire("one", self.first(now), state)
+            found.append(self.head(self._fire("two", self.second(now), state)))
+        return torch.stack(found)
+
+    def _fire(self, name, x, state):
+        neuron = getattr(self, name)
+        if hasattr(neuron, "mem"):
+            spikes, state[name] = neuron(x, state.get(name, torch.zeros_like(x)))
+            return spikes
+        return neuron(x)
+
+
+def frames():
+    random = np.random.default_rng(4)
+    return [(torch.from_numpy(random.normal(size=(3, 6, 8)).astype("float32")), torch.arange(6) % 3) for _ in range(3)]
+
+
+@pytest.mark.parametrize("mode", ["m", "s"])
+def test_spikingjellys_neurons_are_known(mode):
+    peer = pytest.importorskip("spikingjelly.activation_based.neuron", reason="SpikingJelly is not installed")
+    ours = Twice(lambda: sbp_torch.LIF(presets.spikingjelly_lif(tau=3.0)))
+    theirs = (Twice if mode == "m" else EachStep)(lambda: peer.LIFNode(tau=3.0, step_mode=mode))
+    # one that has run before remembers, and must not
+    theirs(frames()[0][0])
+    signals.assert_same(sbp_torch.diagnose(theirs, frames()), sbp_torch.diagnose(ours, frames()))
+
+
+def test_snntorchs_neurons_are_known():
+    peer = pytest.importorskip("snntorch", reason="snnTorch is not installed")
+    ours = Twice(lambda: sbp_torch.LIF(presets.snntorch_leaky(beta=0.7)))
+    theirs = EachStep(lambda: peer.Leaky(beta=0.7))
+    signals.assert_same(sbp_torch.diagnose(theirs, frames()), sbp_torch.diagnose(ours, frames()))
+
+
+def test_mistakes_are_named(net):
+    with pytest.raises(TypeError, match="model must be a torch module, got 3"):
+        sbp_torch.diagnose(3, batches())
+    with pytest.raises(ValueError, match="model must have spiking neurons"):
+        sbp_torch.diagnose(nn.Sequential(nn.Flatten(), nn.Linear(72, 4)), batches())
+    with pytest.raises(ValueError, match="batches must be two or more"):
+        sbp_torch.diagnose(net, [])
