@@ -31,7 +31,6 @@ COEFFICIENT = jnp.float32(0.3)
 SCHEDULE = Evolutionary(initial=2.0, total_steps=STEPS)
 XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
 TWO_DEVICES = {"XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
-TWO_DEVICES |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nearly all of the time goes into compiling
 
 
 class Attached(NamedTuple):
