@@ -1,4 +1,9 @@
-"""The matrix: what a Shortcut was attached to, in which framework and mode, printed as tables after a run.
+"""Every test's own random numbers, and the matrix.
+
+The numbers depend on a test's name alone, not on which ran before it, nor in which process: what fails, fails again.
+``SBP_TEST_SEED=7 pytest ...`` draws others; a failure says which were drawn.
+
+The matrix: what a Shortcut was attached to, in which framework and mode, printed as tables after a run.
 
 A test that is a cell carries ``@pytest.mark.matrix(attached, framework, mode)``; one that starts a process whose tests
 are cells carries ``matrix`` without arguments, so that ``pytest -m matrix`` runs it too. Every process of pytest adds
@@ -8,13 +13,49 @@ its cells to one file, but not xdist's workers: their reports reach their contro
 import collections
 import json
 import os
+import random
 import re
+import sys
 import tempfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+SEED = int(os.environ.get("SBP_TEST_SEED", "0"))
+
 FILE = "SBP_MATRIX_FILE"  # in the environment: whoever finds it there adds to the file and prints nothing
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers(request):
+    seed = [SEED, zlib.crc32(request.node.nodeid.encode())]
+    for value in vars(request.module).values():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(number)
+    np.random.seed(number)
+    # only what the test's module has imported: a suite of one framework must not import another
+    for framework, start in STARTS.items():
+        if framework in sys.modules:
+            start(sys.modules[framework], number)
+
+
+STARTS = {
+    "torch": lambda torch, seed: torch.manual_seed(seed),
+    "tensorflow": lambda tf, seed: tf.random.set_seed(seed),
+    "keras": lambda keras, seed: keras.utils.set_random_seed(seed),
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.failed:
+        report.sections.append(("again", f"SBP_TEST_SEED={SEED} pytest '{item.nodeid}'"))
+    return report
 
 
 def pytest_configure(config):

@@ -16,7 +16,8 @@ from flax import nnx
 from sbp_core import validation
 from sbp_core.specs.branches import branch_layers
 from sbp_core.specs.layers import Shape
-from sbp_jax.layers import Chain, Options, pool, uniform
+from sbp_jax.initial import uniform
+from sbp_jax.layers import Chain, Options, pool
 from sbp_jax.pure import Params, apply, channels, from_linen, init, outputs
 
 __all__ = [

@@ -16,6 +16,7 @@ from flax import nnx
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
 from sbp_core.specs.structure import Named, Parallel, Residual, Sequence, placed_in
+from sbp_jax.initial import he_normal, kaiming_normal, uniform
 from sbp_jax.neurons import LIF
 
 Ends = tuple[jax.Array, ...]
@@ -303,19 +304,6 @@ def pool(x: jax.Array) -> jax.Array:
     return x.mean(axis=tuple(range(2, x.ndim - 1)))
 
 
-def uniform(inputs: int) -> Callable[..., jax.Array]:
-    """Return the initialiser of a layer of that many inputs, ``(key, shape, dtype)`` to an array."""
-    bound = 1.0 / math.sqrt(inputs)
-
-    def draw(key: jax.Array, shape: Any, dtype: Any) -> jax.Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return draw
-
-
-_KAIMING = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-
-
 def _convolution(layer: kinds.Conv, path: str, shape: Shape, options: Options) -> nnx.Conv:
     space = len(shape.space)
     initial = uniform(shape.channels // layer.groups * layer.kernel**space)
@@ -327,7 +315,7 @@ def _convolution(layer: kinds.Conv, path: str, shape: Shape, options: Options) -
         padding=layer.pad,  # alike on all sides, which "SAME" is not at stride 2
         feature_group_count=layer.groups,
         use_bias=layer.bias,
-        kernel_init=_KAIMING if layer.initial == "kaiming" else initial,
+        kernel_init=kaiming_normal if layer.initial == "kaiming" else initial,
         bias_init=initial,
         **options,
     )
@@ -343,7 +331,7 @@ def _linear(layer: kinds.Linear, path: str, shape: Shape, options: Options) -> n
         shape.channels,
         layer.features,
         use_bias=layer.bias,
-        kernel_init=nnx.initializers.he_normal() if layer.initial == "kaiming" else initial,
+        kernel_init=he_normal if layer.initial == "kaiming" else initial,
         bias_init=initial,
         **options,
     )

@@ -29,7 +29,8 @@ from sbp_core.composition import ShortcutOutput, sum_logits
 from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.taps import Channels, TapLayout, TimeAxis, resolve_time_axis
 from sbp_jax.coefficient import scalar
-from sbp_jax.layers import pool, uniform
+from sbp_jax.initial import uniform
+from sbp_jax.layers import pool
 from sbp_jax.taps import arrange, as_main, gather, shapes
 
 Params = dict[str, dict[str, jax.Array]]

@@ -29,8 +29,8 @@ X = jnp.asarray(RNG.normal(0.5, 1, (3, 4, 6)), jnp.float32)
 LABELS = jnp.array([0, 1, 2, 0])
 COEFFICIENT = jnp.float32(0.3)
 SCHEDULE = Evolutionary(initial=2.0, total_steps=STEPS)
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-TWO_DEVICES |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # nearly all of the time goes into compiling
+XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+TWO_DEVICES = {"XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
 
 
 class Attached(NamedTuple):

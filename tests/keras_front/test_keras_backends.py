@@ -15,7 +15,8 @@ FILES = {
     "training": ["training", "losses", "coefficient", "distribution"],
 }
 WITH_CELLS = ["shortcuts", "training"]  # of the matrix
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "SBP_TEST_DEVICES": "2"}
+XLA_FLAGS = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+TWO_DEVICES = {"XLA_FLAGS": XLA_FLAGS, "SBP_TEST_DEVICES": "2"}
 BACKENDS = ["tensorflow", "jax", "torch"]
 # Keras's default; a process keeps the backend that it started with
 CURRENT = os.environ.get("KERAS_BACKEND", "tensorflow")
@@ -42,9 +43,8 @@ def run(backend, *arguments, **settings):
 @pytest.mark.parametrize("part", ["layers", *(pytest.param(part, marks=pytest.mark.matrix) for part in WITH_CELLS)])
 @pytest.mark.parametrize("backend", [backend for backend in BACKENDS if backend != CURRENT])
 def test_the_front_end_passes_its_tests_on(backend, part, pytestconfig):
-    # on JAX nearly all of the time goes into compiling, so it may compile carelessly
     files = [f"test_keras_{name}.py" for name in FILES[part]]
-    settings = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | (TWO_DEVICES if backend == "jax" else {})
+    settings = TWO_DEVICES if backend == "jax" else {}
     # asked for the cells of the matrix alone, only those
     selected = ("-m", pytestconfig.option.markexpr) if pytestconfig.option.markexpr else ()
     output = run(backend, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *selected, *files, **settings)
