@@ -71,7 +71,13 @@ def test_the_readmes_snippets_need_nothing_that_its_install_line_leaves_out():
 
 @pytest.mark.parametrize(
     ("page", "framework"),
-    [("jax", "jax"), ("tf", "tensorflow"), ("performance", "torch"), *(("keras", name) for name in KERAS_BACKENDS)],
+    [
+        ("jax", "jax"),
+        ("tf", "tensorflow"),
+        ("performance", "torch"),
+        ("using", "torch"),
+        *(("keras", name) for name in KERAS_BACKENDS),
+    ],
 )
 def test_page_runs_as_written(page, framework, tmp_path):
     code = "".join(python_blocks(f"docs/{page}.md").values())
