@@ -76,6 +76,7 @@ def test_the_readmes_snippets_need_nothing_that_its_install_line_leaves_out():
         ("tf", "tensorflow"),
         ("performance", "torch"),
         ("using", "torch"),
+        ("doctor", "torch"),
         *(("keras", name) for name in KERAS_BACKENDS),
     ],
 )
