@@ -68,7 +68,8 @@ class WeightFigures:
         size: how many weights.
         gradient: norm of the gradient, mean over the batches.
         agreement: cosine between the gradients of two batches, mean over all pairs.
-        floor: what gradients that have nothing in common may reach by chance.
+        floor: what gradients that have nothing in common may reach by chance: 0.02, or two deviations of the mean,
+            by the number of weights or as the pairs scatter.
     """
 
     path: str
@@ -268,7 +269,7 @@ def _weights(name: str, passes: Sequence[Pass]) -> WeightFigures:
         size=size,
         gradient=float(np.mean(norms)),
         agreement=float(np.mean(cosines)),
-        floor=max(NOISE, 2.0 / math.sqrt(size * len(pairs))),
+        floor=max(NOISE, 2.0 * max(1.0 / math.sqrt(size), float(np.std(cosines))) / math.sqrt(len(pairs))),
     )
 
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from sbp_lab.cli.usage import UsageError
 
 #: What says that a folder is in use.
-HELD = ("results.json", "recipe.toml", "gradients.json")
+HELD = ("results.json", "recipe.toml", "gradients.json", "doctor.json")
 
 Out = Annotated[Path | None, Parameter(help="Folder for the files; runs/ and the time if not given.")]
 
@@ -26,7 +26,7 @@ def new_folder(out: Path | None, command: str) -> Iterator[Path]:
     folder = out or Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{command}-{os.getpid()}"
     held = [name for name in HELD if (folder / name).exists()] if folder.is_dir() else []
     if held:
-        more = f", or --resume {folder} to go on with it" if command != "gradients" else ""
+        more = f", or --resume {folder} to go on with it" if command not in ("gradients", "doctor") else ""
         raise UsageError(f"{folder} already holds {held[0]}; name another folder{more}", "--out")
     with writable(folder, "--out"):
         yield folder

@@ -56,7 +56,7 @@ class TensorBoard:
     def __init__(self, folder: Path, epochs: Sequence[Epoch], steps_per_epoch: int) -> None:
         self._steps = steps_per_epoch
         place = folder / FOLDER
-        place.mkdir(exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         # of a session that was killed they may go further than its checkpoint
         for old in place.glob("events.out.tfevents.*"):
             old.unlink()

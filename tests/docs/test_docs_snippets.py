@@ -71,7 +71,14 @@ def test_the_readmes_snippets_need_nothing_that_its_install_line_leaves_out():
 
 @pytest.mark.parametrize(
     ("page", "framework"),
-    [("jax", "jax"), ("tf", "tensorflow"), ("performance", "torch"), *(("keras", name) for name in KERAS_BACKENDS)],
+    [
+        ("jax", "jax"),
+        ("tf", "tensorflow"),
+        ("performance", "torch"),
+        ("using", "torch"),
+        ("doctor", "torch"),
+        *(("keras", name) for name in KERAS_BACKENDS),
+    ],
 )
 def test_page_runs_as_written(page, framework, tmp_path):
     code = "".join(python_blocks(f"docs/{page}.md").values())
@@ -100,3 +107,29 @@ def test_a_recipe_that_is_shown_reads_and_its_network_is_built():
 def test_both_pages_show_every_framework():
     for page in ("README.md", "docs/usage.md"):
         assert {"PyTorch", "Keras 3", "JAX"} <= set(python_blocks(page)), page
+
+
+@pytest.mark.parametrize(
+    ("page", "frameworks"),
+    [("keras", ("keras", "tensorflow")), ("lightning", ("lightning",)), ("jax", ("flax", "orbax"))],
+)
+def test_own_loops_learn_go_on_and_log_the_coefficient(page, frameworks, tmp_path):
+    code = "".join(python_blocks(f"docs/own_loop_{page}.md").values())
+    settings = {"KERAS_BACKEND": "tensorflow"} if page == "keras" else {}
+    printed = run(code, tmp_path, *frameworks, **settings)
+    # a part of one epoch, then the rest, by three epochs of digits; chance is 10 %
+    assert int(re.search(r"^accuracy (\d+)%$", printed, re.M)[1]) >= 60
+    logs = [path.read_bytes() for path in tmp_path.rglob("events.out.tfevents.*")]
+    assert len(logs) >= 2
+    for content in logs:
+        assert b"coefficient" in content
+        assert b"accuracy" in content
+    assert list(tmp_path.glob("inference.*"))
+
+
+@pytest.mark.parametrize("page", ["keras", "lightning", "jax"])
+def test_a_block_of_an_own_loop_is_short(page):
+    text = (ROOT / f"docs/own_loop_{page}.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(blocks) >= 2
+    assert all(block.count("\n") <= 40 for block in blocks)

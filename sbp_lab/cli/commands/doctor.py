@@ -1,0 +1,120 @@
+"""``sbp doctor``: why a network does not learn, and what might help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sbp_core import validation
+from sbp_core.signal import Diagnosis
+from sbp_lab.cli.folders import Out, new_folder
+from sbp_lab.cli.options import with_recipe
+from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
+from sbp_lab.cli.usage import blamed_on
+from sbp_lab.recipe import Recipe
+
+
+@with_recipe(without=("epochs", "warm_up", "decay", "milestones", "augment", "ema"))
+def doctor(
+    recipe: Recipe,
+    *,
+    batches: Annotated[int, Parameter(help="How many batches to measure on, two or more.")] = 4,
+    after: Annotated[int, Parameter(help="Steps of training before it is measured: agreement shows after some.")] = 0,
+    attempts: Annotated[
+        int, Parameter(name="--try", help="Try every remedy for so many steps, and the network as it is.")
+    ] = 0,
+    out: Out = None,
+    data_folder: DataFolder = DATA_FOLDER,
+) -> None:
+    """Say why a network does not learn: in words, as a table and as a picture, layer by time; and what might help.
+
+    A few batches run forward and backward. With --try the remedies are tried, and shown with what they did.
+    """
+    from sbp_lab.doctor import Case, examine, ranked, start, train
+    from sbp_lab.doctor.pictures import draw_diagnosis
+    from sbp_lab.environment import machine, versions
+    from sbp_lab.files import write_json
+    from sbp_lab.results import describe_network
+
+    for name, value, least in (("batches", batches, 2), ("after", after, 0), ("try", attempts, 0)):
+        with blamed_on(f"--{name}"):
+            validation.count(name, value, least)
+    source = opened(recipe, data_folder)
+    with blamed_on("--net"):
+        case = start(recipe, source)
+    console = Console()
+    with new_folder(out, "doctor") as folder:
+        weights = train(case, source, steps=after)[1] if after else None
+        with blamed_on("--batches"):
+            found = examine(case, source, batches=batches, state=weights)
+        when = f"after {after} steps" if after else "at the start"
+        title = f"{describe_network(recipe)}, {when}, {batches} batches of {recipe.batch_size}, {recipe.backend}"
+        for said in found.findings:
+            console.print(f"[bold]{escape(said)}[/bold]")
+        console.print(_neurons(found, title))
+        console.print(_weights(found))
+        tried: list[dict[str, object]] = []
+        remedies = ranked(case, found)
+        rows: list[tuple[str, str, Case]] = [
+            (remedy.name, remedy.predicts, remedy.apply(case)) for remedy, _ in remedies
+        ]
+        table = Table(title="What might help, the most needed first" if rows else "Nothing is asked for")
+        for heading in ("remedy", "is predicted to", *(["loss", "test accuracy"] if attempts else [])):
+            table.add_column(heading, justify="left" if heading in ("remedy", "is predicted to") else "right")
+        for name, predicts, changed in [("as it is", "", case), *rows] if attempts else rows:
+            results: list[str] = []
+            if attempts:
+                trial, _ = train(changed, source, steps=attempts)
+                tried.append({"remedy": name, "loss": trial.loss, "accuracy": trial.accuracy, "steps": trial.steps})
+                results = [f"{trial.loss:.3f}", f"{100 * trial.accuracy:.1f} %"]
+            table.add_row(name, predicts, *results)
+        console.print(table)
+        content = {"schema": "sbp.doctor/1", "recipe": recipe.to_dict(), "after": after, "diagnosis": found.to_dict()}
+        content |= {"remedies": [name for name, _, _ in rows], "tried": tried}
+        file = write_json(folder / "doctor.json", content | {"versions": versions(), "machine": machine()})
+        picture = draw_diagnosis(found, title, folder / "doctor.png")
+        console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
+
+
+def _neurons(found: Diagnosis, title: str) -> Table:
+    names = ("rate", "silent", "saturated", "inside", "near", "different")
+    headings = ("rate", "silent", "always", "inside", "near", "other", "kept", "grad.", "gain")
+    table = Table(title=title, box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("neurons", no_wrap=True, min_width=max(len(neuron.path) for neuron in found.neurons))
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True, min_width=4)
+    for neuron in found.neurons:
+        values = [_percent(_mean(getattr(neuron, name))) for name in names]
+        table.add_row(neuron.path, *values, _percent(neuron.kept), f"{neuron.norm:.2g}", f"{neuron.gain:.2f}")
+    table.caption = (
+        "rate to kept in %, means over the steps; silent, always: neurons that fire never, or at every sample; inside: "
+        "potentials where the surrogate has a slope; near, other: likeness of a sample's spikes to its noisy copy's, "
+        "to another's; kept: what is left of the difference of the two"
+    )
+    return table
+
+
+def _weights(found: Diagnosis) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("weights", no_wrap=True)
+    for name in ("gradient", "agreement", ""):
+        table.add_column(name, justify="right")
+    for weights in found.weights:
+        style = "dim" if weights.is_noise else None
+        word = "noise" if weights.is_noise else ""
+        table.add_row(weights.path, f"{weights.gradient:.2g}", f"{weights.agreement:.3f}", word, style=style)
+    return table
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _percent(value: float) -> str:
+    return "" if value != value else f"{100 * value:.0f}"

@@ -1,0 +1,77 @@
+"""The heat maps of a diagnosis: layer by time."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from sbp_core.signal import Diagnosis
+from sbp_lab.files import write_bytes
+from sbp_lab.plots import INK
+
+#: Figure of a layer and step, its title and its range.
+_MAPS = (
+    ("rate", "firing rate", (0.0, 0.5)),
+    ("silent", "silent neurons", (0.0, 1.0)),
+    ("inside", "potentials inside\nthe surrogate", (0.0, 1.0)),
+    ("near", "likeness of a sample\nand its noisy copy", (0.0, 1.0)),
+    ("different", "likeness of\ntwo samples", (0.0, 1.0)),
+)
+
+
+def draw_diagnosis(found: Diagnosis, title: str, path: Path) -> Path:
+    """Draw what the neurons of each layer do at each step, the gradient there, and its agreement, as a PNG."""
+    names = [neuron.path for neuron in found.neurons]
+    steps = len(found.neurons[0].rate)
+    rows = max(len(names), len(found.weights))
+    figure = Figure(figsize=(15.0, 2.4 + 0.17 * rows), dpi=130, layout="constrained")
+    panels = figure.subplots(1, len(_MAPS) + 2, gridspec_kw={"width_ratios": [1] * (len(_MAPS) + 1) + [1.6]})
+    shown: list[tuple[str, NDArray[np.float64], object]] = [
+        (label, np.array([getattr(neuron, name) for neuron in found.neurons]), ends) for name, label, ends in _MAPS
+    ]
+    gradients = np.array([neuron.gradient for neuron in found.neurons])
+    shown.append(("norm of the gradient\nat the input", np.where(gradients > 0, gradients, np.nan), None))
+    for place, (axes, (label, values, ends)) in enumerate(zip(panels, shown, strict=False)):
+        scale = {"norm": _logarithmic(values)} if ends is None else {"vmin": ends[0], "vmax": ends[1]}  # type: ignore[index]
+        cells = np.ma.masked_invalid(values)
+        drawn = axes.imshow(cells, aspect="auto", cmap="viridis", interpolation="nearest", **scale)
+        axes.set_facecolor("#dddddd")
+        bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", pad=0.02, aspect=12)
+        bar.ax.tick_params(which="both", labelsize=7)
+        axes.set_title(label, fontsize=9, color=INK)
+        axes.set_xticks(range(steps), [str(step + 1) for step in range(steps)], fontsize=7)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names), fontsize=7)
+        axes.set_xlabel("step", fontsize=8)
+    _agreement(panels[-1], found)
+    figure.suptitle(f"{title}\n{found.findings[0]}", fontsize=10, x=0.01, ha="left", color=INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return write_bytes(path, picture.getvalue())
+
+
+def _agreement(axes: Axes, found: Diagnosis) -> None:
+    values = [weights.agreement for weights in found.weights]
+    colours = ["#b0b0b0" if weights.is_noise else "#0072b2" for weights in found.weights]
+    places = range(len(values))
+    axes.barh(places, values, color=colours)
+    axes.invert_yaxis()
+    axes.margins(y=0.01)
+    axes.axvline(0.0, color=INK, lw=0.6)
+    axes.set_yticks(places, [weights.path for weights in found.weights], fontsize=7)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.set_title("agreement of the gradients\nof two batches (grey: noise)", fontsize=9, color=INK)
+
+
+def _logarithmic(values: NDArray[np.float64]) -> LogNorm:
+    known = values[np.isfinite(values)]
+    low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 10.0)
+    return LogNorm(low, high if high > low else low * math.e)

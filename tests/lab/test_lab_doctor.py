@@ -1,0 +1,124 @@
+"""``sbp doctor``: what it says, writes and tries, on networks that are known to be ill or well."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sbp_core import LIFSpec
+from sbp_lab.data import open_data
+from sbp_lab.doctor import REMEDIES, examine, ranked, start, train
+from sbp_lab.recipe import Recipe
+from tests.lab.command import sbp
+from tests.signals import assert_same
+
+SMALL = {"net": "resnet20", "width": 4, "time_steps": 2, "batch_size": 16, "method": "vanilla"}
+BY_NAME = {remedy.name: remedy for remedy in REMEDIES}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return open_data("digits")
+
+
+@pytest.fixture(scope="module")
+def case(digits):
+    return start(Recipe(**SMALL), digits)
+
+
+@pytest.fixture(scope="module")
+def found(case, digits):
+    return examine(case, digits, batches=2)
+
+
+def test_the_command_says_the_finding_first_and_writes_figures_and_picture(tmp_path):
+    options = ["--net", "mlp", "-T", "1", "--method", "vanilla", "--batch-size", "16"]
+    done = sbp("doctor", *options, "--batches", "2", "--after", "1", "--try", "1", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    assert written["schema"] == "sbp.doctor/1"
+    assert done.output.startswith(written["diagnosis"]["findings"][0][:60])
+    assert written["tried"][0]["remedy"] == "as it is"
+    assert written["remedies"]
+    assert [row["remedy"] for row in written["tried"][1:]] == written["remedies"]
+    assert all(row["steps"] == 1 for row in written["tried"])
+    assert (tmp_path / "out" / "doctor.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert sbp("doctor", *options, "--out", str(tmp_path / "out")).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--batches", "1"], "--batches: batches must be at least 2"),
+        (["--try", "-1"], "--try: try must be at least 0"),
+        (["--batches", "200", "--width", "4", "-T", "1"], "--batches: batches must be at most"),
+    ],
+)
+def test_mistakes_are_named(options, said, tmp_path):
+    done = sbp("doctor", *options, "--out", str(tmp_path / "out"))
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+
+
+def test_branches_are_measured_with_the_network(digits):
+    found = examine(start(Recipe(**SMALL | {"method": "shortcut"}), digits), digits, batches=2)
+    assert {"main.stem.conv", "branches.layer1"} <= {weights.path for weights in found.weights}
+
+
+@pytest.mark.parametrize("backend", ["jax", "tf"])
+def test_the_frameworks_figures_are_the_same(digits, backend):
+    pytest.importorskip({"jax": "jax", "tf": "tensorflow"}[backend])
+    recipe = Recipe(net="mlp", time_steps=2, batch_size=16, method="shortcut")
+    wanted, found = (
+        examine(start(recipe.replace(backend=name), digits), digits, batches=2) for name in ("torch", backend)
+    )
+    assert_same(found, wanted)
+
+
+def test_weights_after_training_are_those_that_are_measured(case, digits, found):
+    trial, weights = train(case, digits, steps=2)
+    assert weights.keys() == case.weights.keys()
+    assert len(trial.losses) == 2
+    after = examine(case, digits, batches=2, state=weights)
+    assert after.loss != found.loss
+    # the first step's loss is that of the first batch, the same in training and in the diagnosis
+    first = examine(case, digits, batches=2)
+    assert str(first) == str(found)
+
+
+def test_a_silent_network_is_said_to_be_silent_and_asks_for_a_lower_threshold(digits):
+    silent = start(Recipe(**SMALL, neuron=LIFSpec(threshold=4.0)), digits)
+    found = examine(silent, digits, batches=2)
+    assert "hardly anything fires" in found.findings[0]
+    assert ranked(silent, found)[0][0].name == "threshold halved"
+    lower = BY_NAME["threshold halved"].apply(silent)
+    assert lower.spec.neuron.threshold == 2.0
+    rates = [
+        np.mean([np.mean(neuron.rate) for neuron in each.neurons])
+        for each in (found, examine(lower, digits, batches=2))
+    ]
+    assert rates[1] > 3 * rates[0]
+
+
+def test_a_start_at_the_identity_keeps_near_inputs_near(case, digits, found):
+    changed = BY_NAME["start at the identity"].apply(case)
+    after = examine(changed, digits, batches=2)
+    assert found.neurons[-1].kept < 0.15
+    assert after.neurons[-1].kept > 0.4
+    ends = [name for name in changed.weights if name.endswith(".bn2.weight")]
+    assert len(ends) == 9
+    assert all((changed.weights[name] == np.float32(0.2)).all() for name in ends)
+    assert (changed.weights["layer1.0.bn1.weight"] == 1).all()
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_every_remedy_makes_a_network_that_trains(case, digits, name):
+    trial, _ = train(BY_NAME[name].apply(case), digits, steps=1, test=16)
+    assert np.isfinite(trial.loss)
+
+
+def test_remedies_leave_the_case_as_it_was(case):
+    before = {name: value.copy() for name, value in case.weights.items()}
+    for remedy in REMEDIES:
+        remedy.apply(case)
+    assert all(np.array_equal(before[name], value) for name, value in case.weights.items())
