@@ -56,6 +56,8 @@ def doctor(
         title = f"{describe_network(recipe)}, {when}, {batches} batches of {recipe.batch_size}, {recipe.backend}"
         for said in found.findings:
             console.print(f"[bold]{escape(said)}[/bold]")
+        if not after and any(weights.is_noise for weights in found.weights):
+            console.print("At the start, gradients have little in common in networks that learn too: see --after 60.")
         console.print(_neurons(found, title))
         console.print(_weights(found))
         tried: list[dict[str, object]] = []
