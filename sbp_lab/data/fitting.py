@@ -15,6 +15,7 @@ def fit(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
         size: (height, width) wanted: 224 x 224 is the middle of an image whose shorter side is 256.
 
     Example:
+        >>> import numpy as np
         >>> fit(np.zeros((300, 400, 3), np.uint8), (224, 224)).shape
         (224, 224, 3)
     """
