@@ -145,7 +145,9 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 
 
 def _agree(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Let time_steps and frames.steps follow each other where one of them alone is given."""
+    """Let fields follow that the changes left alone: time_steps and frames.steps each other, and width the network."""
+    if "width" not in changes and ":" in str(values["net"]):
+        values["width"] = None  # the recipe's is that of its own network
     frames = values["frames"]
     if frames == Frames.kind:
         frames = values["frames"] = Frames().to_dict()
