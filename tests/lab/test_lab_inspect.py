@@ -53,8 +53,8 @@ def test_trained_weights_are_counted_by_their_own_statistics(tmp_path):
         (["resnet81"], "got 'resnet81'; did you mean"),
         (["vgg11", "--size", "8"], "layer 'stage4.pool': a window of 2"),
         (["vggsnn", "--size", "7"], "layer 'stage3.pool': a window of 2"),
-        (["convnet", "--data", "letters"], "data must be one of 'digits'; got 'letters'"),
-        (["spikformer_cifar", "--classes", "0"], "Input should be greater than or equal to 1"),
+        (["convnet", "--data", "letters"], "'nmnist', 'npz', 'tonic'; got 'letters'"),
+        (["spikformer_cifar", "--classes", "0"], "--classes: classes must be at least 1, got 0"),
     ],
 )
 def test_what_does_not_fit_is_answered_in_a_line(arguments, message):
