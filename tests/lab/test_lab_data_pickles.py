@@ -1,6 +1,5 @@
 import pickle
 import pickletools
-import time
 from collections import OrderedDict
 from pathlib import Path
 
@@ -119,9 +118,8 @@ def test_an_array_whose_bytes_do_not_fill_its_shape_is_refused():
 
 
 def test_values_that_refer_to_each_other_cost_nothing_and_are_not_walked():
-    # each tuple holds the one before twice: 2^60 leaves, were it walked, hashed or printed
+    # each tuple holds the one before twice: 2^60 leaves, were it walked, hashed or printed, which would never end
     double = b"".join(b"h" + bytes([k]) + b"h" + bytes([k]) + b"\x86q" + bytes([k + 1]) + b"0" for k in range(60))
-    started = time.monotonic()
     with pytest.raises(ValueError, match=r"the instruction POP"):
         read_pickle(PATH, b"\x80\x02K\x01q\x00" + double)
     nested = b"K\x01q\x00" + b"".join(b"h" + bytes([k]) + b"\x86q" + bytes([k + 1]) for k in range(60))
@@ -129,4 +127,3 @@ def test_values_that_refer_to_each_other_cost_nothing_and_are_not_walked():
         read_pickle(PATH, b"\x80\x02}" + nested + b"K\x01s.")
     circular = read_pickle(PATH, b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.")
     assert circular["a"]["a"] is circular["a"]
-    assert time.monotonic() - started < 1.0
