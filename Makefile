@@ -1,4 +1,4 @@
-# make demo: train the three methods side by side with PyTorch, under 3 minutes.   make test: everything.
+# make demo: train the three methods side by side with PyTorch, some minutes on two cores.   make test: everything.
 # make quick: lint, types and tests of what changed, with one framework (FRAMEWORK=torch, tf, jax, or core for none).
 PYTHON ?= python3
 DEMO := .venv-demo
