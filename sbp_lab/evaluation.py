@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -181,16 +181,7 @@ def _loader(trained: Trained, source: Source, batch_size: int, steps: int, worke
     if trained.recipe.frames is None:
         wanted = trained.recipe.size or trained.inputs.size
     # the training samples are not touched, and may be fewer than a batch
-    tested = Source(
-        name=source.name,
-        train=source.test,
-        test=source.test,
-        class_names=source.class_names,
-        size=source.size,
-        channels=source.channels,
-        events=source.events,
-        published=source.published,
-    )
+    tested = replace(source, train=source.test)
     return Loader(tested, batch_size=batch_size, seed=0, frames=trained.frames(steps), size=wanted, workers=workers)
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,13 @@ def write_json(path: Path, content: object) -> Path:
     return write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> Path:
+def write_bytes(path: Path, content: bytes, *, before: Callable[[], object] = lambda: None) -> Path:
     """Write a file under a temporary name beside ``path``, then rename it.
+
+    Args:
+        path: of the file; its folder is made where there is none.
+        content: of the file.
+        before: called when the new file is on the disk and the old one still has its name.
 
     Raises:
         OSError: the folder cannot be written.
@@ -36,6 +42,7 @@ def write_bytes(path: Path, content: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
+        before()
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

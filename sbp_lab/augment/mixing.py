@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,29 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixUp(BatchAugmentation):
+class _Mixing(BatchAugmentation, abstract=True):
+    """What mixes some batches, by a share that is Beta(alpha, alpha)."""
+
+    alpha: float = 1.0
+    probability: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._set("alpha", validation.positive("alpha", self.alpha))
+        self._set("probability", validation.within("probability", self.probability, 0.0, 1.0))
+
+    def on_batch(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
+        """Return mixed inputs and labels."""
+        if rng.random() >= self.probability:
+            return images, labels
+        return self._mix(images, labels, rng)
+
+    @abstractmethod
+    def _mix(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
+        """Return inputs and labels, mixed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixUp(_Mixing):
     """``lambda x_i + (1 - lambda) x_j``, inputs and labels alike (Zhang et al., ICLR 2018, section 2).
 
     ``lambda`` is Beta(alpha, alpha), one for a batch; j is a random order of the batch.
@@ -36,23 +59,14 @@ class MixUp(BatchAugmentation):
     """
 
     kind: ClassVar[str] = "mix_up"
-    alpha: float = 1.0
-    probability: float = 1.0
 
-    def __post_init__(self) -> None:
-        self._set("alpha", validation.positive("alpha", self.alpha))
-        self._set("probability", validation.within("probability", self.probability, 0.0, 1.0))
-
-    def on_batch(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
-        """Return mixed inputs and labels."""
-        if rng.random() >= self.probability:
-            return images, labels
+    def _mix(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
         share, other = np.float32(rng.beta(self.alpha, self.alpha)), rng.permutation(len(images))
         return _mixed(images, other, share), _mixed(labels, other, share)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CutMix(BatchAugmentation):
+class CutMix(_Mixing):
     """A rectangle of each input is another's, and so is its share of the label.
 
     Yun et al., ICCV 2019, section 3.1. The rectangle, one for a batch, has the input's proportions and ``1 - lambda``
@@ -74,17 +88,8 @@ class CutMix(BatchAugmentation):
     """
 
     kind: ClassVar[str] = "cut_mix"
-    alpha: float = 1.0
-    probability: float = 1.0
 
-    def __post_init__(self) -> None:
-        self._set("alpha", validation.positive("alpha", self.alpha))
-        self._set("probability", validation.within("probability", self.probability, 0.0, 1.0))
-
-    def on_batch(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
-        """Return mixed inputs and labels."""
-        if rng.random() >= self.probability:
-            return images, labels
+    def _mix(self, images: Float32, labels: Float32, rng: np.random.Generator) -> tuple[Float32, Float32]:
         side = math.sqrt(1.0 - rng.beta(self.alpha, self.alpha))
         other = rng.permutation(len(images))
         height, width = images.shape[-3:-1]

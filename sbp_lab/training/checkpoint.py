@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,6 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
+
+from sbp_lab.files import write_bytes
 
 #: What a checkpoint of this version calls itself.
 SCHEMA = "sbp.checkpoint/1"
@@ -65,21 +66,8 @@ def write(folder: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str,
     # the order of memory, not of a view
     laid = {name: np.ascontiguousarray(array).reshape(np.shape(array)) for name, array in arrays.items()}
     content = safetensors.numpy.save(laid, {_HEADER: text, _SUM: _checksum(text, laid)})
-    handle, name = tempfile.mkstemp(prefix=f".{CURRENT}.", dir=folder)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        if target.exists():
-            _keep(target, folder / PREVIOUS)
-        temporary.replace(target)
-        _settle(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_bytes(target, content, before=lambda: _keep(target, folder / PREVIOUS))
+    _settle(folder)
     return target
 
 
@@ -156,7 +144,9 @@ def _checksum(text: str, arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _keep(target: Path, previous: Path) -> None:
-    """Give the checkpoint before its other name; it keeps its own until the new one takes it."""
+    """Give the checkpoint before its other name, if there is one; it keeps its own until the new one takes it."""
+    if not target.exists():
+        return
     link = previous.with_name(f".{previous.name}.the_link")
     with suppress(OSError):  # a file system without links has one checkpoint
         link.unlink(missing_ok=True)
