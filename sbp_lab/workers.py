@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -42,8 +43,7 @@ class Stream:
         self._make = make
         self._workers = workers
         self._batch_bytes = batch_bytes
-        self._next = 0
-        self._open: list[Any] = []
+        self._open: list[_Reader] = []
         weakref.finalize(self, _close, self._open).atexit = False
 
     def take(self, number: int) -> Batch:
@@ -53,12 +53,12 @@ class Stream:
             SampleError: a worker could not make it.
             RuntimeError: no room in shared memory, or a worker ended.
         """
-        if self._open and self._next != number:
-            self.close()
         try:
+            if self._open and self._open[0].next != number:
+                self.close()
             if not self._open:
                 self._start(number)
-            inputs, labels = next(self._open[0])
+            return self._open[0].take()
         except SampleError as error:
             self.close()
             raised = SampleError(str(error))
@@ -69,9 +69,6 @@ class Stream:
             if isinstance(error, RuntimeError) and "terminated unexpectedly" in str(error):
                 raise _died(error, self._workers) from error
             raise
-        self._next = number + 1
-        # grain's arrays lie in shared memory that goes when they go, whoever still has a view
-        return np.array(inputs), np.array(labels)
 
     def close(self) -> None:
         """End the workers."""
@@ -100,19 +97,76 @@ class Stream:
                 worker_init_fn=_prepare,
             )
         )
-        iterator = iter(dataset)
-        self._open.append(iterator)
         # at exit before grain and multiprocessing, which were imported earlier, end themselves
         atexit.register(_close, self._open)
         # threads and processes inherit the mask of whoever starts them: no moment at which Ctrl-C ends a worker
         masked = hasattr(signal, "pthread_sigmask")
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
         try:
+            iterator = iter(dataset)
             iterator.get_state()
             iterator.start_prefetch()
+            self._open.append(_Reader(iterator, number))
         finally:
             if masked:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Reader:
+    """Takes batches out of shared memory in a thread of its own, one ahead.
+
+    Ctrl-C is raised in the main thread, wherever that is: in the middle of taking a batch it would leave memory that
+    nobody frees, in what frees memory Python would drop it.
+
+    Args:
+        iterator: grain's, started.
+        first: number of its first batch.
+
+    Attributes:
+        next: number of the batch that :meth:`take` returns; None where it is not known any more.
+    """
+
+    def __init__(self, iterator: Any, first: int) -> None:
+        self.next: int | None = first
+        self._asked: SimpleQueue[bool] = SimpleQueue()
+        self._given: SimpleQueue[Batch | BaseException] = SimpleQueue()
+        self._thread = threading.Thread(target=_read, args=(iterator, self._asked, self._given), daemon=True)
+        self._thread.start()
+        self._asked.put(True)
+
+    def take(self) -> Batch:
+        """Return the next batch, or raise what making it raised."""
+        number, self.next = self.next, None
+        given = self._given.get()
+        if isinstance(given, BaseException):
+            raise given
+        self._asked.put(True)
+        self.next = None if number is None else number + 1
+        return given
+
+    def close(self) -> None:
+        """End the workers, and free what they have made."""
+        self._asked.put(False)
+        self._thread.join()
+
+
+def _read(iterator: Any, asked: SimpleQueue[bool], given: SimpleQueue[Batch | BaseException]) -> None:
+    while asked.get():
+        try:
+            given.put(_copied(next(iterator)))
+        except BaseException as error:
+            given.put(error)
+    iterator.close()
+    # the batches that nobody took are gone now; grain frees their memory in a thread, which has done so when it answers
+    pool = _freeing()
+    if pool is not None:
+        with contextlib.suppress(ValueError):
+            pool.apply(int)
+
+
+def _copied(batch: Batch) -> Batch:
+    # grain's arrays lie in shared memory that goes when they go, whoever still has a view
+    return np.array(batch[0]), np.array(batch[1])
 
 
 class _Noted:
@@ -184,16 +238,10 @@ def _died(error: RuntimeError, workers: int) -> RuntimeError:
     )
 
 
-def _close(iterators: list[Any]) -> None:
-    if not iterators:
-        return
-    while iterators:
-        iterators.pop().close()
-    # the batches that nobody took are gone now; grain frees their memory in a thread, which has done so when it answers
-    pool = _freeing()
-    if pool is not None:
-        with contextlib.suppress(ValueError):
-            pool.apply(int)
+def _close(readers: list[_Reader]) -> None:
+    while readers:
+        readers[-1].close()
+        readers.pop()
 
 
 def _freeing() -> ThreadPool | None:
