@@ -21,6 +21,7 @@ from sbp_lab.record import Epoch, Run
 from sbp_lab.results import Cell, Plan
 from sbp_lab.trainers import NotFiniteError
 from sbp_lab.training import DamagedError, EpochDone, Event, LockedError, train
+from sbp_lab.workers import end_with_parent
 
 OnEpoch = Callable[[Cell, Epoch], None]
 
@@ -109,19 +110,11 @@ def _report(events: Queue[Any], on_epoch: OnEpoch) -> None:
 def _start_worker(backend: str, events: Queue[Any]) -> None:
     global _events
     _events = events
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     # the parent alone answers Ctrl-C, and ends the workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"
     trainers.load(backend).limit_threads()
-
-
-def _end_with_parent() -> None:
-    # a parent that is killed ends nobody: the other end of the pipe that it holds open closes
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _work(cell: Cell, recipe: Recipe, folder: Path, data_folder: Path) -> tuple[Cell, Run | Failed]:

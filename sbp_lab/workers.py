@@ -15,6 +15,7 @@ from collections.abc import Callable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from queue import SimpleQueue
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,9 @@ import numpy as np
 from sbp_lab.batches import Batch, SampleError
 
 SHARED_MEMORY = Path("/dev/shm")
+
+#: Seconds that a worker lives on when it is asked to end: in them the main process ends it in order.
+PATIENCE = 30.0
 
 #: Batches that each worker has ready, as long as there is room.
 AHEAD = 2
@@ -31,7 +35,7 @@ class Stream:
     """Batches 0, 1, 2, ... without an end, made by ``workers`` processes in turn.
 
     The processes start with the first batch and live until :meth:`close`. They end with this one, however it ends; the
-    terminal's Ctrl-C does not reach them.
+    terminal's Ctrl-C, or a SIGTERM to the whole group, leaves the end to the main process.
 
     Args:
         make: returns batch n; pickled for the workers.
@@ -99,9 +103,9 @@ class Stream:
         )
         # at exit before grain and multiprocessing, which were imported earlier, end themselves
         atexit.register(_close, self._open)
-        # threads and processes inherit the mask of whoever starts them: no moment at which Ctrl-C ends a worker
+        # threads and processes inherit the mask of whoever starts them: no moment at which a signal ends a worker
         masked = hasattr(signal, "pthread_sigmask")
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masked else set()
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM}) if masked else set()
         try:
             iterator = iter(dataset)
             iterator.get_state()
@@ -197,11 +201,22 @@ class _Numbers:
 
 
 def _prepare(index: int, count: int) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    # who asks a whole group to end asks the main process, which ends its workers when it has what they made
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _end_with_parent() -> None:
+def _end_later(number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(PATIENCE, os._exit, [128 + number])
+    timer.daemon = True
+    timer.start()
+
+
+def end_with_parent() -> None:
+    """End this process, which another spawned, when that one ends: for a thread."""
     # a parent that is killed ends nobody: the other end of the pipe that it holds open closes
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,8 @@
-"""The PyTorch trainer, on the graphics processor if there is one: a ``Shortcut``, its loss and a torch optimiser."""
+"""The PyTorch trainer, on the graphics processor if there is one: a ``Shortcut``, its loss and a torch optimiser.
+
+Of several processes each has its part of every batch: DistributedDataParallel round the Shortcut, batch norm by the
+statistics of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,10 @@ import sbp_torch
 from sbp_core import NetworkSpec
 from sbp_core.reference.networks import initial_weights
 from sbp_lab.optimizers import SGD, AdamW, Optimizer
-from sbp_lab.trainers import Array, Labels, Network, StepResult, TrainerOptions, finite
+from sbp_lab.trainers import Array, Labels, Network, StepResult, TrainerOptions, finite, torch_processes
 from sbp_lab.trainers import state as states
 from sbp_lab.trainers.options import FIRST_SCALE, SCALE_GROWS_AFTER
+from sbp_lab.trainers.torch_processes import TorchProcesses, synchronised
 from sbp_torch.kernels.fused import LEAST_ELEMENTS
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -27,9 +32,18 @@ _SLOTS = {"m": "exp_avg", "v": "exp_avg_sq", "momentum": "momentum_buffer"}
 class TorchTrainer:
     """See :class:`sbp_lab.trainers.Trainer`."""
 
-    def __init__(self, network: Network, weights: Mapping[str, Array] | None, options: TrainerOptions) -> None:
+    def __init__(
+        self,
+        network: Network,
+        weights: Mapping[str, Array] | None,
+        options: TrainerOptions,
+        processes: TorchProcesses | None = None,
+    ) -> None:
         self._options = options
+        self._processes = processes
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if processes is not None:
+            self._device = processes.device()
         with self._seeded(0):
             self._net, self.spec, sample = _build(network, options)
             self._model: nn.Module = self._net
@@ -46,8 +60,14 @@ class TorchTrainer:
             weights = initial_weights(self.spec, options.seed, options.taps, options.branch)
         if weights is not None:
             sbp_torch.import_weights(self._model, weights)
+        if processes is not None:
+            synchronised(self._model)
         self._model.to(self._device)
-        self._run: Any = torch.compile(self._model) if options.compile else self._model
+        self._run: Any = self._model
+        if processes is not None:
+            self._run = processes.distributed(self._model, unused=self.spec is None)
+        if options.compile:
+            self._run = torch.compile(self._run)
         self._loss = sbp_torch.ShortcutLoss(options.loss)
         self._named = {states.neutral(name): p for name, p in self._model.named_parameters(remove_duplicate=False)}
         self._named = {_with_taps(name): p for name, p in self._named.items()}
@@ -70,11 +90,16 @@ class TorchTrainer:
         loss, right = self._backward(images, labels, coefficient, step)
         self._scaler.unscale_(self._optimizer)
         gradients = [p.grad for p in self._model.parameters() if p.grad is not None]
+        count = len(labels)
+        if self._processes is not None:
+            # the gradients are of the whole batch already
+            loss, right = self._processes.total(torch.stack([loss / self._processes.count, right.to(loss.dtype)]))
+            count *= self._processes.count
         norm = nn.utils.get_total_norm(gradients)
         ends = [_norm(weight.grad, norm) for weight in (self._kernels[0], self._kernels[-1])]
         # one transfer for all
         figures = torch.stack([loss, right.to(loss.dtype), norm.to(loss.dtype), *(end.to(loss.dtype) for end in ends)])
-        result = _result(figures.tolist(), len(labels), self._scaler.is_enabled())
+        result = _result(figures.tolist(), count, self._scaler.is_enabled())
         what = "loss" if not np.isfinite(result.loss) else "gradient"
         if what == "loss" or (not np.isfinite(result.gradient) and not result.skipped):
             raise self._not_finite(what, result, images, labels, coefficient, step)
@@ -193,6 +218,8 @@ class TorchTrainer:
     def _not_finite(
         self, what: str, result: StepResult, images: Array, labels: Labels, coefficient: float, step: int
     ) -> finite.NotFiniteError:
+        if self._processes is not None:
+            images = self._processes.whole(images)  # each looks at all, and finds the same
         gradients = {name: p.grad.cpu().numpy() for name, p in self._named.items() if p.grad is not None}
         outputs: list[tuple[str, Any]] = []
         leaves = {name: m for name, m in self._model.named_modules() if name and not any(True for _ in m.children())}
@@ -243,7 +270,8 @@ class TorchTrainer:
         """Have what is random depend on seed and step alone; the caller's own generator is left as it was."""
         devices = [self._device] if self._device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            seed = int(np.random.SeedSequence([self._options.seed, step]).generate_state(1, np.uint64)[0])
+            place = [self._processes.index] if self._processes is not None else []
+            seed = int(np.random.SeedSequence([self._options.seed, step, *place]).generate_state(1, np.uint64)[0])
             torch.manual_seed(seed & (2**63 - 1))
             yield
 
@@ -344,6 +372,11 @@ def _layer(name: str) -> str:
 
 
 make_trainer = TorchTrainer
+
+
+def joined() -> contextlib.AbstractContextManager[TorchProcesses]:
+    """Join the processes that torchrun started (:func:`sbp_lab.trainers.processes.joined`)."""
+    return torch_processes.joined(TorchTrainer)
 
 
 def devices() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sbp_lab.trainers.processes import LeftAloneError as LeftAloneError
 from sbp_lab.training.checkpoint import DamagedError as DamagedError
 from sbp_lab.training.events import CheckpointWritten as CheckpointWritten
 from sbp_lab.training.events import EpochDone as EpochDone

@@ -26,23 +26,33 @@ class Interrupted(KeyboardInterrupt):
 class Asked:
     """Whether someone asked to stop.
 
+    Args:
+        more: signals after the first that are the same wish.
+
     Attributes:
         number: of the signal; None while nobody did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, more: int = 0) -> None:
         self.number: int | None = None
+        self._more = more
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Remember a signal; a second one ends at once."""
-        if self.number is not None:
+        if self.number is None:
+            self.number = number
+        elif self._more:
+            self._more -= 1
+        else:
             raise KeyboardInterrupt
-        self.number = number
 
 
 @contextmanager
-def listening() -> Iterator[Asked]:
+def listening(*, several: bool = False) -> Iterator[Asked]:
     """Keep signals until someone looks for them; in a thread other than the main one there are none.
+
+    Args:
+        several: whether torchrun started the processes: it passes a Ctrl-C on to those that the terminal told already.
 
     Example:
         >>> with listening() as asked:
@@ -50,7 +60,7 @@ def listening() -> Iterator[Asked]:
         >>> asked.number == signal.SIGTERM
         True
     """
-    asked = Asked()
+    asked = Asked(more=1 if several else 0)
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return

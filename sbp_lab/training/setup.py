@@ -24,7 +24,14 @@ class Built(NamedTuple):
     loader: Loader
 
 
-def build(recipe: Recipe, source: Source, *, workers: int = 0, make_trainer: TrainerFactory | None = None) -> Built:
+def build(
+    recipe: Recipe,
+    source: Source,
+    *,
+    workers: int = 0,
+    make_trainer: TrainerFactory | None = None,
+    shard: tuple[int, int] = (0, 1),
+) -> Built:
     """Build what a recipe says, for the data.
 
     Args:
@@ -32,6 +39,7 @@ def build(recipe: Recipe, source: Source, *, workers: int = 0, make_trainer: Tra
         source: the data.
         workers: processes that make batches ahead of time.
         make_trainer: takes the place of the backend's own.
+        shard: the part of every batch that is this process's, and of how many.
 
     Raises:
         ValueError: a recipe that does not fit the data, a backend that cannot do it, or fewer samples than a batch.
@@ -52,6 +60,7 @@ def build(recipe: Recipe, source: Source, *, workers: int = 0, make_trainer: Tra
         frames=recipe.frames,
         size=recipe.size,
         workers=workers,
+        shard=shard,
     )
     if not loader.steps_per_epoch:
         raise ValueError(

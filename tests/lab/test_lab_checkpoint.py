@@ -352,13 +352,6 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_computed(tmp
             run(folder, make_trainer=no_trainer)
 
 
-def test_several_processes_are_refused_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="WORLD_SIZE=2 says that torchrun started several"):
-        run(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_told(tmp_path):
     tmp_path.chmod(0o500)

@@ -102,6 +102,8 @@ source = Source(name="small", train=split, test=split, class_names=("a",), size=
 
 SCRIPT = """
 if __name__ == "__main__":
+    import signal
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     loader = Loader(source, batch_size=8, seed=0, workers=1)
     for number in range(10**6):
         for _ in loader.epoch(number):
@@ -110,7 +112,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=["Ctrl-C", "SIGTERM", "SIGKILL"])
 def test_no_process_is_left_however_the_main_one_ends(end, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SMALL + SCRIPT)
@@ -126,13 +128,13 @@ def test_no_process_is_left_however_the_main_one_ends(end, tmp_path):
         assert process.stdout.readline() == "ready\n"
         members = workers(process.pid)
         assert len(members) == 1
-        if end == signal.SIGINT:
-            # as a terminal does: to the whole group
-            os.killpg(process.pid, end)
-        else:
+        if end == signal.SIGKILL:
             process.kill()
+        else:
+            # as a terminal does, and torchrun: to the whole group
+            os.killpg(process.pid, end)
         _, errors = process.communicate(timeout=60)
-        if end == signal.SIGINT:
+        if end != signal.SIGKILL:
             # the main process alone answers, the first time; every batch on its way is freed
             assert errors.count("Traceback") == errors.count("KeyboardInterrupt") == 1
             assert "leaked" not in errors

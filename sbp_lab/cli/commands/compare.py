@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,8 @@ def compare(
 
     Accuracy is the main output's alone, as in inference. At equal seeds every method and framework starts alike.
     """
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise UsageError("compare starts its own processes, one a run: leave torchrun out, or train a run at a time")
     if jobs < 0:
         raise UsageError(f"jobs must be at least 0, got {jobs}", "--jobs")
     before = None

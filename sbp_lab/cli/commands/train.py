@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -39,11 +39,13 @@ def train(
     """Train one network with one method: a line per epoch, then weights, results.json and a plot in a folder.
 
     Ctrl-C and SIGTERM end it between two steps with a checkpoint, from which --resume goes on.
+
+    Several devices or machines, PyTorch: torchrun --nproc-per-node 2 --no-python sbp train RECIPE --out RUN
     """
     from sbp_lab.plots import plot_run
     from sbp_lab.results import describe
-    from sbp_lab.trainers import NotFiniteError
-    from sbp_lab.training import Interrupted
+    from sbp_lab.trainers import NotFiniteError, processes
+    from sbp_lab.training import Interrupted, LeftAloneError
     from sbp_lab.training import train as run_recipe
 
     if checkpoint_every is not None and checkpoint_every < 1:
@@ -51,9 +53,12 @@ def train(
     with blamed_on("--workers"):
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
+    with blamed_on():
+        first = processes.index() == 0
     source = opened(recipe, data_folder)
-    console = Console()
-    with new_folder(out, "train") if resume is None else writable(resume, "--resume") as folder:
+    # of several processes the first writes and tells
+    console = Console(quiet=not first)
+    with _folder(out, resume) if first else nullcontext(resume or out or Path()) as folder:
         console.print(f"{describe(recipe)}, {recipe.method}, seed {recipe.seed}; into {folder}", soft_wrap=True)
         with closing(Told(console)) as told:
             try:
@@ -73,6 +78,10 @@ def train(
                 raise SystemExit(128 + stop.number) from None
             except KeyboardInterrupt:
                 raise SystemExit(130) from None
+            except LeftAloneError as error:
+                told.close()
+                console.print(f"Stopped: {escape(str(error))}", soft_wrap=True)
+                raise SystemExit(1) from None
             except (OSError, NotFiniteError) as error:
                 told.close()
                 console.print(f"Stopped: {escape(str(error))}", soft_wrap=True)
@@ -82,9 +91,15 @@ def train(
                     raise
                 # the folder, its checkpoint and the recipe do not go together
                 raise UsageError(str(error), "--resume" if resume is not None else None) from None
+        if not first:
+            return
         picture = plot_run(run, folder / "training.png")
         console.print(
             f"Accuracy {run.accuracy * 100:.1f} %, best {run.best.accuracy * 100:.1f} % in epoch {run.best.number}. "
             f"Wrote {folder / 'results.json'}, last.safetensors, best.safetensors and {picture.name}",
             soft_wrap=True,
         )
+
+
+def _folder(out: Path | None, resume: Path | None) -> AbstractContextManager[Path]:
+    return new_folder(out, "train") if resume is None else writable(resume, "--resume")
