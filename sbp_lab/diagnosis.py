@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sbp_core.reference.networks import initial_weights
 from sbp_lab import trainers
 from sbp_lab.checks import check
 from sbp_lab.data import Source
@@ -14,6 +13,7 @@ from sbp_lab.loader import Loader
 from sbp_lab.methods import METHODS
 from sbp_lab.names import known
 from sbp_lab.recipe import Recipe
+from sbp_lab.starts import first_weights
 from sbp_lab.trainers import TrainerOptions
 
 
@@ -51,7 +51,7 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], source: Source) -> di
             events=source.events,
             seed=recipe.seed,
         )
-        trainer = build(network, initial_weights(network, recipe.seed, taps, recipe.branch), options)
+        trainer = build(network, first_weights(recipe, network, source, taps), options)
         coefficient = 0.0 if schedule is None else schedule.resolve(total_steps=1)(0)
         gradients = trainer.gradients(images, labels, coefficient)
         norms[name] = {

@@ -12,6 +12,7 @@ import tomli_w
 
 import sbp_lab.events.augment  # noqa: F401  (recipes name its augmentations)
 from sbp_core import LIFSpec, LossSpec, NetworkSpec, Schedule, ShortcutSpec, validation
+from sbp_core.signal import at_identity
 from sbp_core.specs.base import Spec
 from sbp_core.specs.branches import BranchName
 from sbp_lab import networks, trainers
@@ -25,6 +26,9 @@ SCHEMA = "sbp.recipe/1"
 
 #: What the network computes in; weights and the optimiser stay in float32.
 Precision = Literal["float32", "bfloat16", "float16"]
+
+#: Where weights start: as drawn; near the identity; there, and scaled on a batch until every layer fires.
+Start = Literal["default", "identity", "calibrated"]
 
 #: What stands in TOML for None where leaving the field out would say something else: a table of nothing.
 _NONE: dict[str, Any] = {}
@@ -41,6 +45,9 @@ class Recipe(Spec):
         width: channels of the network's first stage, all others in proportion; None: as published.
         time_steps: how often an image is shown, or frames of an event recording.
         neuron: every neuron of the network; None: the network's own.
+        start: of the weights: "default", as drawn; "identity", at which blocks pass spikes and gradients on, with the
+            neurons' threshold and surrogate set for it (docs/doctor.md); "calibrated", that, and every layer scaled on
+            the first batch into a healthy range of rates.
         method: vanilla, shortcut or evolutionary.
         coefficient: schedule of the branches' weight; None: the method's.
         taps: parts that get a branch; None: the network's own choice.
@@ -82,6 +89,7 @@ class Recipe(Spec):
     width: int | None = None
     time_steps: int = 4
     neuron: LIFSpec | None = None
+    start: Start = "default"
     method: str = "evolutionary"
     coefficient: Schedule | None = None
     taps: tuple[str, ...] | None = None
@@ -147,6 +155,7 @@ class Recipe(Spec):
         self._set("warm_up", validation.within("warm_up", self.warm_up, 0.0, float(self.epochs)))
         if self.warm_up == self.epochs:
             raise ValueError(f"warm_up must be less than epochs={self.epochs}, got {self.warm_up:g}")
+        validation.choice("start", self.start, get_args(Start))
         validation.choice("branch", self.branch, get_args(BranchName))
         validation.choice("decay", self.decay, get_args(Decay))
         self._set("milestones", milestones_of(self.milestones))
@@ -216,6 +225,8 @@ class Recipe(Spec):
             time_steps=self.time_steps,
             **given,
         )
+        if self.start != "default":
+            found = at_identity(found)
         if self.taps is not None:
             ShortcutSpec(taps=self.taps).check_taps(found.tap_channels)
         return found

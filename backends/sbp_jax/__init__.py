@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
+from sbp_jax.calibration import calibrate
 from sbp_jax.diagnosis import diagnose
 from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
@@ -36,6 +37,7 @@ __all__ = [
     "ShortcutOutput",
     "Tappable",
     "branches",
+    "calibrate",
     "diagnose",
     "export_weights",
     "implementation_for",

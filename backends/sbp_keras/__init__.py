@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_keras.branches import ConvolutionalReadout
+from sbp_keras.calibration import calibrate
 from sbp_keras.coefficient import ShortcutCallback
 from sbp_keras.diagnosis import diagnose
 from sbp_keras.losses import ShortcutLoss
@@ -49,6 +50,7 @@ __all__ = [
     "ShortcutOutput",
     "StepConv2D",
     "StepMaxPooling2D",
+    "calibrate",
     "diagnose",
     "export_weights",
     "import_weights",

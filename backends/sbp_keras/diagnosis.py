@@ -24,6 +24,7 @@ from sbp_keras.shortcut import ShortcutModel
 from sbp_keras.weights import variables
 
 Loss = Callable[[Any, Any], Any]
+Meet = Callable[[str, Any], Any]
 
 
 def diagnose(
@@ -75,7 +76,7 @@ class _Observer:
     def __init__(self, model: keras.Model, loss: Loss | None) -> None:
         self._model, self._loss = model, loss
         self._vjp = native.engine().vjp
-        self._paths = _paths(model)
+        self._paths = neuron_paths(model)
         trained = {id(variable) for variable in model.trainable_variables}
         self._trained = {name: v for name, v in _named(model).items() if id(v) in trained}
 
@@ -113,7 +114,13 @@ class _Observer:
         moving = [v for v in self._model.variables if not any(v is other for other in self._trained.values())]
         # what moves in training moves in the scope alone
         scope = [*zip(self._trained.values(), values, strict=True), *((v, ops.copy(v.value)) for v in moving)]
-        with _watched(self._model, self._paths, nudges) as seen, keras.StatelessScope(scope):
+        seen: dict[str, Any] = {}
+
+        def meet(path: str, inputs: Any) -> Any:
+            seen[path] = inputs + nudges[path] if path in nudges else inputs
+            return seen[path]
+
+        with watched(self._model, self._paths, meet), keras.StatelessScope(scope):
             loss = self._loss_of(self._model(images, training=True), labels)
         return loss, seen
 
@@ -127,21 +134,20 @@ class _Observer:
 
 
 @contextlib.contextmanager
-def _watched(model: keras.Model, paths: dict[int, str], nudges: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Keep what goes into the neurons while this holds, and add ``nudges`` to it; dropout passes everything."""
-    seen: dict[str, Any] = {}
+def watched(model: keras.Model, paths: dict[int, str], meet: Meet) -> Iterator[None]:
+    """Let neurons take ``meet(path, inputs)`` for their inputs while this holds; dropout passes everything."""
+    seen: set[str] = set()
 
     def watching(layer: Any, call: Any) -> Any:
         path = paths[id(layer)]
 
-        def watched(inputs: Any, *arguments: Any, **options: Any) -> Any:
+        def met(inputs: Any, *arguments: Any, **options: Any) -> Any:
             if path in seen:
                 raise ValueError(f"neuron {path!r} is called more than once in a pass, which diagnose cannot follow")
-            nudged = inputs + nudges[path] if path in nudges else inputs
-            seen[path] = nudged
-            return call(nudged, *arguments, **options)
+            seen.add(path)
+            return call(meet(path, inputs), *arguments, **options)
 
-        return watched
+        return met
 
     changed = []
     try:
@@ -153,7 +159,7 @@ def _watched(model: keras.Model, paths: dict[int, str], nudges: dict[str, Any]) 
             else:
                 continue
             changed.append(layer)
-        yield seen
+        yield
     finally:
         for layer in changed:
             private.restore_call(layer)
@@ -168,7 +174,7 @@ def _spec_of(model: keras.Model) -> Any:
     return net.spec if isinstance(net, Network) else None
 
 
-def _paths(model: keras.Model) -> dict[int, str]:
+def neuron_paths(model: keras.Model) -> dict[int, str]:
     """Return the name of each layer of neurons: of a spec, its path, in the order that it states."""
     layers = {layer.name: layer for layer in _neurons(model)}
     spec = _spec_of(model)

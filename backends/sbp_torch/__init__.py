@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
 
 from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
+from sbp_torch.calibration import calibrate
 from sbp_torch.coefficient import CoefficientScheduler
 from sbp_torch.diagnosis import diagnose
 from sbp_torch.losses import ShortcutLoss
@@ -40,6 +41,7 @@ __all__ = [
     "Shortcut",
     "ShortcutLoss",
     "ShortcutOutput",
+    "calibrate",
     "diagnose",
     "export_weights",
     "from_spikingjelly",

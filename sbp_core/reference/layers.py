@@ -49,6 +49,7 @@ class Tape:
         counts: whether that is asked for.
         neurons: what went into each layer of neurons, by its path.
         neuron_gradients: of what went into it, once the adjoints have run.
+        factor: by its path, what a neuron's input is multiplied by; None for nothing.
         margin: how far the pass stayed from every jump: of the step function, of a maximum between two, of a ReLU.
     """
 
@@ -58,6 +59,7 @@ class Tape:
         self.outputs: dict[str, Float64] = {}
         self.activity: dict[str, Activity] = {}
         self.counts = False
+        self.factor: Callable[[str, Float64], float] | None = None
         self.neurons: dict[str, Float64] = {}
         self.neuron_gradients: dict[str, Float64] = {}
         self.margin = math.inf
@@ -339,6 +341,8 @@ def _head_sum(tape: Tape, layer: kinds.HeadSum, path: str, x: Float64, space: in
 
 def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) -> Run:
     spec, decay = layer.spec, None
+    if tape.factor is not None:
+        x = x * tape.factor(path, x)
     if spec.learn_decay:
         decay = 1.0 / (1.0 + math.exp(-float(tape.weights[f"{path}.decay_logit"])))
     zero = np.zeros_like(x[0])

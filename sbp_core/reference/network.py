@@ -7,7 +7,7 @@ The networks of the adapters are held to this one; its adjoint is checked agains
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +47,7 @@ class ReferenceNetwork:
         spikes: the output of each part that can be tapped, after :meth:`forward`.
         outputs: of each layer by its path, after :meth:`forward`.
         counts: whether :attr:`activity` is asked for.
+        factor: by its path, what :meth:`forward` multiplies a neuron's input by; its adjoint knows nothing of it.
         margin: how far the last :meth:`forward` stayed from every jump.
     """
 
@@ -56,6 +57,7 @@ class ReferenceNetwork:
         self.weights: dict[str, Float64] = {name: np.array(value, np.float64) for name, value in weights.items()}
         self.smooth = smooth
         self.counts = False
+        self.factor: Callable[[str, Float64], float] | None = None
         self.spikes: dict[str, Float64] = {}
         self._tape = Tape(self.weights, training=True)
         self._parts: list[tuple[str, Back]] = []
@@ -90,7 +92,7 @@ class ReferenceNetwork:
     def forward(self, images: Float64, *, training: bool) -> Logits:
         """Return the logits of still images, ``(batch, channels, height, width)``, or of frames, time before them."""
         self._tape = Tape(self.weights, training=training, smooth=self.smooth)
-        self._tape.counts = self.counts
+        self._tape.counts, self._tape.factor = self.counts, self.factor
         self._parts, self._heads, self.spikes = [], {}, {}
         x, available = images, self.spec.tap_channels
         shape = self.spec.input_shape()

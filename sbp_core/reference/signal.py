@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sbp_core.backend import ShortcutNetwork
 from sbp_core.reference.network import Logits, ReferenceNetwork, Weights
+from sbp_core.signal.calibration import Factor, RunScaled
 from sbp_core.signal.passes import Array, Observe, Pass, fired
 from sbp_core.specs.layers import Neuron
 from sbp_core.specs.losses import LossSpec
@@ -45,3 +46,21 @@ def observer(spec: NetworkSpec, weights: Weights) -> Observe:
         return Pass(firing, {name: gradients[name] for name in order}, loss)
 
     return observe
+
+
+def scaled_runner(spec: NetworkSpec, images: Array) -> RunScaled:
+    """Return what runs a batch of images, channels first, for :func:`sbp_core.signal.calibrate`.
+
+    Args:
+        spec: the network.
+        images: the batch.
+    """
+
+    def run(weights: Weights, factor: Factor) -> None:
+        net = ReferenceNetwork(
+            ShortcutNetwork(spec, (), LossSpec()), {f"main.{name}": value for name, value in weights.items()}
+        )
+        net.factor = lambda path, x: factor(path.removeprefix("main."), x)
+        net.forward(np.asarray(images, np.float64), training=True)
+
+    return run

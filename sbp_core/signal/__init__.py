@@ -4,17 +4,23 @@ The arithmetic is here, once, in NumPy. An adapter says what its neurons were gi
 (:class:`Pass`); :func:`diagnose` does the rest.
 """
 
+from sbp_core.signal.calibration import Calibration, calibrate
 from sbp_core.signal.diagnosis import Diagnosis, NeuronFigures, WeightFigures, diagnose, perturbed
+from sbp_core.signal.identity import at_identity, identity_weights
 from sbp_core.signal.passes import Firing, Observe, Pass, fired
 
 __all__ = [
+    "Calibration",
     "Diagnosis",
     "Firing",
     "NeuronFigures",
     "Observe",
     "Pass",
     "WeightFigures",
+    "at_identity",
+    "calibrate",
     "diagnose",
     "fired",
+    "identity_weights",
     "perturbed",
 ]

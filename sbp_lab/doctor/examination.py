@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core import NetworkSpec
-from sbp_core.reference.networks import initial_weights
 from sbp_core.signal import Diagnosis
 from sbp_lab import trainers
 from sbp_lab.data import Source
 from sbp_lab.doctor.models import DIAGNOSE, Built
 from sbp_lab.loader import Loader
 from sbp_lab.recipe import Recipe
+from sbp_lab.starts import first_weights
 from sbp_lab.trainers import NotFiniteError, Trainer
 from sbp_lab.training.setup import network_of, options_of
 
@@ -80,7 +80,7 @@ def start(recipe: Recipe, source: Source) -> Case:
             f"{recipe.net!r}, call diagnose(model, batches) of its framework's package"
         )
     taps = options_of(recipe, spec, events=recipe.frames is not None).taps
-    return Case(recipe, spec, initial_weights(spec, recipe.seed, taps, recipe.branch))
+    return Case(recipe, spec, first_weights(recipe, spec, source, taps))
 
 
 def examine(case: Case, source: Source, *, batches: int, state: Weights | None = None) -> Diagnosis:

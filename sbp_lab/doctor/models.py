@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sbp_core import LossSpec, NetworkSpec
 from sbp_core.signal import Diagnosis
 from sbp_core.specs.branches import BranchName
+from sbp_lab.starts import time_first
 
 Batches = Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]]
 
@@ -49,13 +50,13 @@ def _torch(built: Built, batches: Batches) -> Diagnosis:
         shortcut.set_coefficient(built.coefficient)
         model = shortcut
     sbp_torch.import_weights(model, built.weights)
-    return sbp_torch.diagnose(model, [(_time_first(images, -3), labels) for images, labels in batches])
+    return sbp_torch.diagnose(model, [(time_first(images, -3), labels) for images, labels in batches])
 
 
 def _first(batches: Batches) -> Any:
     import torch
 
-    return torch.from_numpy(_time_first(batches[0][0], -3).copy())
+    return torch.from_numpy(time_first(batches[0][0], -3).copy())
 
 
 def _jax(built: Built, batches: Batches) -> Diagnosis:
@@ -68,7 +69,7 @@ def _jax(built: Built, batches: Batches) -> Diagnosis:
         options: dict[str, Any] = {"combine": built.loss.combine, "branch": built.branch, "rngs": nnx.Rngs(0)}
         model = sbp_jax.Shortcut(model, built.taps, built.spec.num_classes, **options)
     sbp_jax.import_weights(model, built.weights)
-    given = [(_time_first(images, -1), labels) for images, labels in batches]
+    given = [(time_first(images, -1), labels) for images, labels in batches]
     return sbp_jax.diagnose(model, given, coefficient=built.coefficient)
 
 
@@ -91,9 +92,3 @@ DIAGNOSE: dict[str, Callable[[Built, Batches], Diagnosis]] = {
     "keras": _keras,
     "tf": _keras,
 }
-
-
-def _time_first(images: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """Return images of a loader, or frames with time in front, with channels where they belong."""
-    moved = np.moveaxis(images, 1, 0) if images.ndim == 5 else images
-    return np.ascontiguousarray(np.moveaxis(moved, -1, channels))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from sbp_core import NetworkSpec, ShortcutSpec
+from sbp_core.signal import at_identity
 from sbp_lab import trainers
 from sbp_lab.data import Source
 from sbp_lab.loader import Loader
 from sbp_lab.recipe import Recipe
+from sbp_lab.starts import first_weights
 from sbp_lab.trainers import Network, OwnNetwork, Trainer, TrainerFactory, TrainerOptions
 
 
@@ -69,7 +71,10 @@ def build(
         )
     network = network_of(recipe, source, loader.sample_shape)
     options = options_of(recipe, network, events=len(loader.sample_shape) == 4)
-    return Built(make(network, None, options), loader)
+    weights = None
+    if recipe.start != "default" and isinstance(network, NetworkSpec):
+        weights = first_weights(recipe, network, source, options.taps)
+    return Built(make(network, weights, options), loader)
 
 
 def network_of(recipe: Recipe, source: Source, sample_shape: tuple[int, ...]) -> Network:
@@ -83,6 +88,13 @@ def network_of(recipe: Recipe, source: Source, sample_shape: tuple[int, ...]) ->
     if not recipe.own:
         return recipe.network(**given)
     own = OwnNetwork(function=recipe.net, time_steps=recipe.time_steps, **given)
+    if recipe.start != "default":
+        made = own.make()
+        if not isinstance(made, NetworkSpec):
+            raise ValueError(
+                f"start must be 'default' with net={recipe.net!r}, a module of your own; got {recipe.start!r}"
+            )
+        return at_identity(made)
     if recipe.taps is None and recipe.schedule is not None:
         # one that gives a spec says by itself what to tap
         try:

@@ -1,0 +1,83 @@
+"""A start from one batch in Keras, on each of its backends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from sbp_core import signal
+from sbp_core.signal import Calibration
+from sbp_core.signal.calibration import MIX, RATES, RESIDUAL, Factor
+from sbp_keras.diagnosis import neuron_paths, watched
+from sbp_keras.networks import Network
+from sbp_keras.shortcut import ShortcutModel
+from sbp_keras.weights import export_weights, import_weights
+
+
+def calibrate(
+    model: keras.Model,
+    images: Any,
+    *,
+    residual: float = RESIDUAL,
+    mix: float = MIX,
+    rates: tuple[float, float] = RATES,
+) -> Calibration:
+    """Give a fresh network first weights with which every layer fires and blocks begin near the identity.
+
+    See :func:`sbp_core.signal.calibrate`: one pass over one batch, not compiled. Neurons are the spec's: build the
+    network of ``at_identity(spec)``, at which a lone spike passes an identity path. Branches of a
+    :class:`ShortcutModel` stay as they are.
+
+    Args:
+        model: a :class:`Network`, or a :class:`ShortcutModel` of one; its weights are changed.
+        images: a batch as the model takes it; 64 samples tell enough.
+        residual: scale of the last batch norm of a residual path.
+        mix: how much of its random kernel a plain layer keeps beside the identity.
+        rates: least and most spikes per neuron and step.
+
+    Returns:
+        What was changed; ``print`` it. ``import_weights(net, export_weights(net) | found.before)`` undoes it.
+
+    Raises:
+        ValueError: a number out of range, or images that the model does not take.
+        TypeError: another model.
+
+    Example:
+        >>> import numpy as np
+        >>> from sbp_keras import network
+        >>> net = network("mlp", (4, 4, 1), size=(4, 4), hidden=(8, 8), time_steps=2)
+        >>> found = calibrate(net, np.random.default_rng(1).normal(size=(4, 4, 4, 1)).astype("float32"))
+        >>> [layer.neuron for layer in found.layers]
+        ['hidden1.neuron', 'hidden2.neuron']
+    """
+    net = model.main if isinstance(model, ShortcutModel) else model
+    if not isinstance(net, Network):
+        raise TypeError(f"model must be a Network or a ShortcutModel of one, got {type(net).__name__}")
+    held = export_weights(net)
+
+    def run(weights: Mapping[str, NDArray[Any]], factor: Factor) -> None:
+        import_weights(net, weights)
+
+        def meet(path: str, inputs: Any) -> Any:
+            x = np.asarray(ops.convert_to_numpy(ops.cast(inputs, "float64")))
+            # time leads there
+            return inputs * factor(path, np.swapaxes(x, 0, 1))
+
+        # what moves in training moves in the scope alone
+        scope = [(variable, ops.copy(variable.value)) for variable in net.variables]
+        with watched(net, neuron_paths(net), meet), keras.StatelessScope(scope):
+            net(ops.convert_to_tensor(images), training=True)
+
+    try:
+        found = signal.calibrate(net.spec, held, run, residual=residual, mix=mix, rates=rates)
+        after = held | dict(found.after)
+    except BaseException:
+        import_weights(net, held)
+        raise
+    import_weights(net, after)
+    return found

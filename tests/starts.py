@@ -1,0 +1,51 @@
+"""Networks that a start changes, and the oracle's figures of it, which every framework must give."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from sbp_core import LIFSpec, ResNetSpec, signal
+from sbp_core.reference.networks import initial_weights
+from sbp_core.reference.signal import scaled_runner
+from sbp_core.specs.networks.vgg import VGGSpec
+
+#: A threshold at which layers hardly fire, with one that is learnt beside it.
+NEURON = LIFSpec(threshold=2.5, decay=0.6, learn_decay=True)
+COMMON = {"num_classes": 4, "in_channels": 2, "time_steps": 2, "neuron": NEURON}
+SPECS = {
+    "plain": VGGSpec(stages=((4, 4), (6,)), hidden=(6, 6), size=(6, 6), **COMMON),
+    "residual": signal.at_identity(ResNetSpec(depths=(1, 1), widths=(4, 6), **COMMON)),
+}
+
+
+def _weights(spec):
+    found = initial_weights(spec, 3)
+    # some layers fire too little, some too much
+    return found | {
+        name: value * np.float32(0.25 if ".bn1" in name else 4.0) for name, value in found.items() if value.ndim == 1
+    }
+
+
+WEIGHTS = {name: _weights(spec) for name, spec in SPECS.items()}
+
+
+def images():
+    """A batch, channels first."""
+    return np.random.default_rng(11).normal(size=(16, 2, 6, 6)).astype(np.float32)
+
+
+@functools.cache
+def oracle(name):
+    return signal.calibrate(SPECS[name], WEIGHTS[name], scaled_runner(SPECS[name], images()))
+
+
+def assert_same(found, name):
+    """Compare a calibration to the oracle's: factors are on a grid, so that they and the rates are the same."""
+    wanted = oracle(name)
+    assert found.layers == wanted.layers
+    assert list(found.after) == list(wanted.after)
+    for part in ("before", "after"):
+        for key, value in getattr(wanted, part).items():
+            np.testing.assert_allclose(getattr(found, part)[key], value, rtol=3e-7, err_msg=key)
