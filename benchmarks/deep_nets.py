@@ -39,6 +39,4 @@ def tutorial(num_classes: int, in_channels: int, time_steps: int, size: tuple[in
             part |= {f"conv{index}": Conv(channels=width, bias=True, initial="uniform"), f"neuron{index}": neuron}
         layers[f"stage{stage}"] = sequence(part)
     net = sequence(layers, flat=Flatten(), head=Linear(features=num_classes), mean=TimeMean())
-    return CustomSpec(
-        layers=net, size=size, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps
-    )
+    return CustomSpec(layers=net, size=size, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)

@@ -1,9 +1,9 @@
 """What docs/doctor.md says of the gradient's size: a ResNet-34 on digits from several starts, 60 steps each."""
 
 from sbp_core import LIFSpec, Rectangle
+from sbp_core.signal import identity_weights
 from sbp_lab.data import open_data
 from sbp_lab.doctor import Case, examine, start, train
-from sbp_lab.doctor.remedies import small_residuals
 from sbp_lab.recipe import Recipe
 
 STEPS = 60
@@ -29,7 +29,7 @@ def main() -> None:
                 net="resnet34", width=8, time_steps=2, batch_size=64, method="vanilla", seed=seed, neuron=neuron
             )
             recipe, spec, weights = start(recipe, digits)
-            case = Case(recipe, spec, small_residuals(spec, weights, scale))
+            case = Case(recipe, spec, identity_weights(spec, weights, residual=scale))
             first, *_, last = examine(case, digits, batches=2).neurons
             trial, _ = train(case, digits, steps=STEPS)
             print(

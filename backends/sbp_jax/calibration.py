@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.signal import Calibration
-from sbp_core.signal.calibration import MIX, RATES, RESIDUAL, Factor
+from sbp_core.signal.calibration import RATES, Factor
+from sbp_core.signal.identity import MIX, RESIDUAL
 from sbp_jax.networks import Network
 from sbp_jax.neurons import LIF
 from sbp_jax.shortcut import Shortcut

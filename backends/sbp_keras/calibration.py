@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.signal import Calibration
-from sbp_core.signal.calibration import MIX, RATES, RESIDUAL, Factor
+from sbp_core.signal.calibration import RATES, Factor
+from sbp_core.signal.identity import MIX, RESIDUAL
 from sbp_keras.diagnosis import neuron_paths, watched
 from sbp_keras.networks import Network
 from sbp_keras.shortcut import ShortcutModel

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sbp_core import signal
 from sbp_core.signal import Calibration
-from sbp_core.signal.calibration import MIX, RATES, RESIDUAL, Factor
+from sbp_core.signal.calibration import RATES, Factor
+from sbp_core.signal.identity import MIX, RESIDUAL
 from sbp_torch.networks import Network
 from sbp_torch.neurons import LIF
 from sbp_torch.sample import twin_of

@@ -64,7 +64,8 @@ def at_identity(spec: NetworkSpec) -> NetworkSpec:
     if isinstance(getattr(spec, "neuron", None), LIFSpec):
         changed: NetworkSpec = spec.replace(neuron=passing(getattr(spec, "neuron")))  # noqa: B009
         return changed
-    return _with_passing(spec)
+    made: NetworkSpec = _with_passing(spec)
+    return made
 
 
 def _with_passing(value: Any) -> Any:

@@ -73,7 +73,8 @@ def start(recipe: Recipe, source: Source) -> Case:
         ValueError: a network of the user's own, which has no spec; there is ``diagnose`` for those.
     """
     with _loader(recipe, source) as loader:
-        spec = network_of(recipe, source, loader.sample_shape)
+        network = network_of(recipe, source, loader.sample_shape)
+    spec = network if isinstance(network, NetworkSpec) else network.make()
     if not isinstance(spec, NetworkSpec):
         raise ValueError(
             f"net must be one of the zoo, or a function that gives a NetworkSpec; of a module of your own, "

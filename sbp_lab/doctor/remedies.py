@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sbp_core import Evolutionary, LIFSpec, LossSpec, NetworkSpec, Rectangle
+from sbp_core import Evolutionary, LIFSpec, LossSpec
 from sbp_core.reference.networks import initial_weights
 from sbp_core.signal import Diagnosis
-from sbp_core.specs.layers import BatchNorm
+from sbp_core.signal.feeds import structure_of
 from sbp_core.specs.networks import ResNetSpec
 from sbp_core.specs.networks.residual import ResidualNetworkSpec
 from sbp_core.specs.networks.sew_resnet import SEWResNetSpec
-from sbp_lab.doctor.examination import Case
-
-#: What a residual path's last batch norm starts at where a block is to begin as the identity.
-SMALL = 0.2
+from sbp_lab.data import Source
+from sbp_lab.doctor.examination import Case, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +26,13 @@ class Remedy:
         name: what it is called.
         predicts: what it is expected to do, and why.
         need: how much the figures ask for it, from 0 on; 0 where they do not, or it cannot be applied.
-        apply: what makes another case of one.
+        apply: what makes another case of one; the data are for a start that is measured on a batch.
     """
 
     name: str
     predicts: str
     need: Callable[[Case, Diagnosis], float]
-    apply: Callable[[Case], Case]
+    apply: Callable[[Case, Source], Case]
 
 
 def ranked(case: Case, found: Diagnosis) -> list[tuple[Remedy, float]]:
@@ -51,11 +48,7 @@ def _neuron(case: Case) -> LIFSpec:
 
 def _with_neuron(case: Case, **changes: object) -> Case:
     neuron = _neuron(case).replace(**changes)
-    return Case(case.recipe.replace(neuron=neuron), _replaced(case.spec, neuron), case.weights)
-
-
-def _replaced(spec: NetworkSpec, neuron: LIFSpec) -> NetworkSpec:
-    return spec.replace(neuron=neuron)
+    return Case(case.recipe.replace(neuron=neuron), case.spec.replace(neuron=neuron), case.weights)
 
 
 def _has_neuron(case: Case) -> bool:
@@ -87,39 +80,20 @@ def _closed(found: Diagnosis) -> float:
     return float(np.mean([_share(neuron.inside) < 0.1 for neuron in found.neurons]))
 
 
-def _identity_need(case: Case, found: Diagnosis) -> float:
-    return 2.0 * _parts(found) * _noise(found) if isinstance(case.spec, ResNetSpec) else 0.0
+def _start_need(case: Case, found: Diagnosis) -> float:
+    if case.recipe.start == "calibrated":
+        return 0.0
+    structure = structure_of(case.spec)
+    lost = 2.0 * _parts(found) * _noise(found) if structure.ends or structure.plain else 0.0
+    return max(lost, 3.1 * _silence(found))
 
 
-def _identity(case: Case) -> Case:
-    changed = _with_neuron(case, threshold=0.5, surrogate=Rectangle(height=0.5, width=2.0))
-    return changed._replace(weights=small_residuals(changed.spec, changed.weights))
+def _apart(case: Case, source: Source) -> Case:
+    loss, coefficient = LossSpec(combine="losses"), Evolutionary(initial=1.0)
+    return start(case.recipe.replace(method="evolutionary", coefficient=coefficient, loss=loss), source)
 
 
-def small_residuals(
-    spec: NetworkSpec, weights: Mapping[str, NDArray[np.float32]], scale: float = SMALL
-) -> dict[str, NDArray[np.float32]]:
-    """Return weights with the last batch norm of every residual path at ``scale``."""
-    ends = {
-        f"{placed.path}.weight"
-        for placed in spec.outline()
-        if isinstance(placed.layer, BatchNorm) and placed.path.endswith(".bn2")
-    }
-    return {
-        name: np.full_like(value, scale) if name.removeprefix("main.") in ends else value
-        for name, value in weights.items()
-    }
-
-
-def _apart(case: Case) -> Case:
-    recipe = case.recipe.replace(
-        method="evolutionary", coefficient=Evolutionary(initial=1.0), loss=LossSpec(combine="losses")
-    )
-    taps = recipe.taps or case.spec.default_taps
-    return Case(recipe, case.spec, initial_weights(case.spec, recipe.seed, taps, recipe.branch))
-
-
-def _sew(case: Case) -> Case:
+def _sew(case: Case, source: Source) -> Case:
     spec = case.spec
     if not isinstance(spec, ResidualNetworkSpec):
         raise TypeError(f"net must be residual, got {spec.kind}")
@@ -129,7 +103,7 @@ def _sew(case: Case) -> Case:
     return Case(case.recipe, made, initial_weights(made, case.recipe.seed, taps, case.recipe.branch))
 
 
-def _wider(case: Case) -> Case:
+def _wider(case: Case, source: Source) -> Case:
     surrogate = _neuron(case).surrogate
     return _with_neuron(case, surrogate=surrogate.replace(width=2.0 * getattr(surrogate, "width", 1.0)))
 
@@ -141,11 +115,12 @@ def _has_width(case: Case) -> bool:
 #: Everything that is known to help some networks; see docs/doctor.md for what each was measured to do.
 REMEDIES: tuple[Remedy, ...] = (
     Remedy(
-        name="start at the identity",
-        predicts="threshold 0.5, a surrogate of width 2 and small residual weights let a spike and its gradient pass a "
-        "block unchanged: near inputs stay near, and early layers get a gradient that batches agree on",
-        need=_identity_need,
-        apply=_identity,
+        name="calibrated start",
+        predicts="weights near the identity, and thresholds and surrogates to match, let a spike and its gradient pass "
+        "a block: near inputs stay near, and early layers get a gradient that batches agree on; silent layers are "
+        "scaled until they fire",
+        need=_start_need,
+        apply=lambda case, source: start(case.recipe.replace(start="calibrated"), source),
     ),
     Remedy(
         name="losses apart",
@@ -164,7 +139,7 @@ REMEDIES: tuple[Remedy, ...] = (
         name="threshold halved",
         predicts="more neurons fire: where layers are silent, what lies behind gets an input at all",
         need=lambda case, found: 3.0 * _silence(found) if _has_neuron(case) else 0.0,
-        apply=lambda case: _with_neuron(case, threshold=0.5 * _neuron(case).threshold),
+        apply=lambda case, _: _with_neuron(case, threshold=0.5 * _neuron(case).threshold),
     ),
     Remedy(
         name="surrogate twice as wide",
@@ -176,6 +151,6 @@ REMEDIES: tuple[Remedy, ...] = (
         name="detached reset",
         predicts="the gradient no longer runs through the reset: a little less noise in it over many steps",
         need=lambda case, found: 0.3 * _noise(found) if _has_neuron(case) and not _neuron(case).detach_reset else 0.0,
-        apply=lambda case: _with_neuron(case, detach_reset=True),
+        apply=lambda case, _: _with_neuron(case, detach_reset=True),
     ),
 )

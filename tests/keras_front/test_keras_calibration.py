@@ -28,7 +28,7 @@ def test_what_fails_leaves_the_weights():
     before = net.get_weights()
     with pytest.raises(ValueError, match="rates must be"):
         sbp_keras.calibrate(net, IMAGES, rates=(0.5, 0.1))
-    with pytest.raises(ValueError, match="shape|channels"):
+    with pytest.raises(ValueError, match=r"shape|channels"):
         sbp_keras.calibrate(net, IMAGES[..., :1])
     assert all(np.array_equal(a, b) for a, b in zip(before, net.get_weights(), strict=True))
     with pytest.raises(TypeError, match="model must be a Network or a ShortcutModel of one"):

@@ -7,7 +7,7 @@ import pytest
 
 from sbp_core import LIFSpec
 from sbp_lab.data import open_data
-from sbp_lab.doctor import REMEDIES, examine, ranked, start, train
+from sbp_lab.doctor import REMEDIES, Trial, Tried, cure, examine, ranked, start, train
 from sbp_lab.recipe import Recipe
 from tests.lab.command import sbp
 from tests.signals import assert_same
@@ -90,8 +90,8 @@ def test_a_silent_network_is_said_to_be_silent_and_asks_for_a_lower_threshold(di
     silent = start(Recipe(**SMALL, neuron=LIFSpec(threshold=4.0)), digits)
     found = examine(silent, digits, batches=2)
     assert "hardly anything fires" in found.findings[0]
-    assert ranked(silent, found)[0][0].name == "threshold halved"
-    lower = BY_NAME["threshold halved"].apply(silent)
+    assert [remedy.name for remedy, _ in ranked(silent, found)][:2] == ["calibrated start", "threshold halved"]
+    lower = BY_NAME["threshold halved"].apply(silent, digits)
     assert lower.spec.neuron.threshold == 2.0
     rates = [
         np.mean([np.mean(neuron.rate) for neuron in each.neurons])
@@ -100,25 +100,52 @@ def test_a_silent_network_is_said_to_be_silent_and_asks_for_a_lower_threshold(di
     assert rates[1] > 3 * rates[0]
 
 
-def test_a_start_at_the_identity_keeps_near_inputs_near(case, digits, found):
-    changed = BY_NAME["start at the identity"].apply(case)
+def test_a_calibrated_start_keeps_near_inputs_near(case, digits, found):
+    changed = BY_NAME["calibrated start"].apply(case, digits)
+    assert changed.recipe.start == "calibrated"
     after = examine(changed, digits, batches=2)
     assert found.neurons[-1].kept < 0.15
     assert after.neurons[-1].kept > 0.4
     ends = [name for name in changed.weights if name.endswith(".bn2.weight")]
     assert len(ends) == 9
-    assert all((changed.weights[name] == np.float32(0.2)).all() for name in ends)
+    assert all((changed.weights[name] == np.float32(0.1)).all() for name in ends)
     assert (changed.weights["layer1.0.bn1.weight"] == 1).all()
 
 
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_every_remedy_makes_a_network_that_trains(case, digits, name):
-    trial, _ = train(BY_NAME[name].apply(case), digits, steps=1, test=16)
+    trial, _ = train(BY_NAME[name].apply(case, digits), digits, steps=1, test=16)
     assert np.isfinite(trial.loss)
 
 
-def test_remedies_leave_the_case_as_it_was(case):
+def test_remedies_leave_the_case_as_it_was(case, digits):
     before = {name: value.copy() for name, value in case.weights.items()}
     for remedy in REMEDIES:
-        remedy.apply(case)
+        remedy.apply(case, digits)
     assert all(np.array_equal(before[name], value) for name, value in case.weights.items())
+
+
+def test_fix_writes_the_recipe_that_makes_the_network_that_did_best(tmp_path):
+    options = ["--net", "mlp", "-T", "1", "--method", "vanilla", "--batch-size", "16", "--neuron.threshold", "3"]
+    done = sbp("doctor", *options, "--batches", "2", "--try", "30", "--fix", "--out", str(tmp_path / "out"))
+    assert done.exit_code == 0, done.output
+    written = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    tried = {row["remedy"]: row["accuracy"] for row in written["tried"]}
+    best = written["fix"]["best"]
+    assert tried[best] == max(tried.values()) > tried["as it is"]
+    recipe = Recipe.from_toml((tmp_path / "out" / "recipe.toml").read_text())
+    assert recipe != Recipe.from_dict(written["recipe"])
+    assert written["fix"]["after"]["loss"] < written["fix"]["before"]["loss"]
+    assert "The recipe with it: sbp train" in done.output
+
+
+def test_what_no_recipe_can_hold_is_not_the_fix(case, digits):
+    trial, better = (Trial(steps=1, losses=(1.0,), accuracy=accuracy) for accuracy in (0.1, 0.9))
+    blocks = BY_NAME["SEW blocks"].apply(case, digits)
+    tried = [Tried("as it is", case, trial, case.weights), Tried("SEW blocks", blocks, better, blocks.weights)]
+    found = cure(case, digits, tried, batches=2)
+    assert found.best is tried[0]
+    assert found.after is found.before
+    reset = BY_NAME["detached reset"].apply(case, digits)
+    tried.append(Tried("detached reset", reset, better, reset.weights))
+    assert cure(case, digits, tried, batches=2).best is tried[2]

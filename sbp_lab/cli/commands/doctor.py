@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich import box
@@ -18,6 +18,9 @@ from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
 from sbp_lab.cli.usage import blamed_on
 from sbp_lab.recipe import Recipe
 
+if TYPE_CHECKING:
+    from sbp_lab.doctor import Cure, Tried
+
 
 @with_recipe(without=("epochs", "warm_up", "decay", "milestones", "augment", "ema"))
 def doctor(
@@ -28,22 +31,27 @@ def doctor(
     attempts: Annotated[
         int, Parameter(name="--try", help="Try every remedy for so many steps, and the network as it is.")
     ] = 0,
+    fix: Annotated[
+        bool, Parameter(negative="", help="Try the remedies, 100 steps unless --try says, and write the best's recipe.")
+    ] = False,
     out: Out = None,
     data_folder: DataFolder = DATA_FOLDER,
 ) -> None:
     """Say why a network does not learn: in words, as a table and as a picture, layer by time; and what might help.
 
-    A few batches run forward and backward. With --try the remedies are tried, and shown with what they did.
+    A few batches run forward and backward. With --try the remedies are tried, and shown with what they did; with --fix
+    the recipe of the best is written besides.
     """
-    from sbp_lab.doctor import Case, examine, ranked, start, train
+    from sbp_lab.doctor import cure, examine, ranked, start, train, try_each
     from sbp_lab.doctor.pictures import draw_diagnosis
     from sbp_lab.environment import machine, versions
-    from sbp_lab.files import write_json
+    from sbp_lab.files import write_bytes, write_json
     from sbp_lab.results import describe_network
 
     for name, value, least in (("batches", batches, 2), ("after", after, 0), ("try", attempts, 0)):
         with blamed_on(f"--{name}"):
             validation.count(name, value, least)
+    attempts = attempts or (100 if fix else 0)
     source = opened(recipe, data_folder)
     with blamed_on("--net"):
         case = start(recipe, source)
@@ -60,27 +68,56 @@ def doctor(
             console.print("At the start, gradients have little in common in networks that learn too: see --after 60.")
         console.print(_neurons(found, title))
         console.print(_weights(found))
-        tried: list[dict[str, object]] = []
-        remedies = ranked(case, found)
-        rows: list[tuple[str, str, Case]] = [
-            (remedy.name, remedy.predicts, remedy.apply(case)) for remedy, _ in remedies
-        ]
-        table = Table(title="What might help, the most needed first" if rows else "Nothing is asked for")
+        remedies = [remedy for remedy, _ in ranked(case, found)]
+        tried: list[Tried] = []
+        table = Table(title="What might help, the most needed first" if remedies else "Nothing is asked for")
         for heading in ("remedy", "is predicted to", *(["loss", "test accuracy"] if attempts else [])):
             table.add_column(heading, justify="left" if heading in ("remedy", "is predicted to") else "right")
-        for name, predicts, changed in [("as it is", "", case), *rows] if attempts else rows:
-            results: list[str] = []
-            if attempts:
-                trial, _ = train(changed, source, steps=attempts)
-                tried.append({"remedy": name, "loss": trial.loss, "accuracy": trial.accuracy, "steps": trial.steps})
-                results = [f"{trial.loss:.3f}", f"{100 * trial.accuracy:.1f} %"]
-            table.add_row(name, predicts, *results)
+        if attempts:
+            predicted = {remedy.name: remedy.predicts for remedy in remedies}
+            for each in try_each(case, source, remedies, steps=attempts):
+                tried.append(each)
+                figures = f"{each.trial.loss:.3f}", f"{100 * each.trial.accuracy:.1f} %"
+                table.add_row(each.name, predicted.get(each.name, ""), *figures)
+        else:
+            for remedy in remedies:
+                table.add_row(remedy.name, remedy.predicts)
         console.print(table)
         content = {"schema": "sbp.doctor/1", "recipe": recipe.to_dict(), "after": after, "diagnosis": found.to_dict()}
-        content |= {"remedies": [name for name, _, _ in rows], "tried": tried}
+        content |= {"remedies": [remedy.name for remedy in remedies], "tried": [_told(each) for each in tried]}
+        if fix:
+            cured = cure(case, source, tried, batches=batches)
+            console.print(_before_and_after(cured))
+            content["fix"] = {"best": cured.best.name, "before": cured.before.to_dict(), "after": cured.after.to_dict()}
+            if cured.best is tried[0]:
+                console.print("No remedy that a recipe can hold did better than the network as it is.")
+            else:
+                file = write_bytes(folder / "recipe.toml", cured.best.case.recipe.to_toml().encode())
+                console.print(f"The recipe with it: sbp train {file}", soft_wrap=True)
         file = write_json(folder / "doctor.json", content | {"versions": versions(), "machine": machine()})
         picture = draw_diagnosis(found, title, folder / "doctor.png")
         console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
+
+
+def _told(each: Tried) -> dict[str, object]:
+    trial = each.trial
+    return {"remedy": each.name, "loss": trial.loss, "accuracy": trial.accuracy, "steps": trial.steps}
+
+
+def _before_and_after(cured: Cure) -> Table:
+    """Return what the figures say after the steps, of the network as it is and with the best remedy."""
+    first, best = cured.tried[0], cured.best
+    table = Table(title=f"After {first.trial.steps} steps", box=box.SIMPLE)
+    for heading in ("", first.name, best.name):
+        table.add_column(heading, ratio=1 if heading else None)
+    both = (cured.before, cured.after)
+    noise = [f"{sum(weights.is_noise for weights in found.weights)} of {len(found.weights)}" for found in both]
+    table.add_row("test accuracy", *(f"{100 * each.trial.accuracy:.1f} %" for each in (first, best)))
+    table.add_row("layers whose gradient is noise", *noise)
+    kept = [f"{_percent(found.neurons[-1].kept)} %" for found in both]
+    table.add_row("nearness of near inputs left at the end", *kept)
+    table.add_row("finding", *(escape(found.findings[0]) for found in both))
+    return table
 
 
 def _neurons(found: Diagnosis, title: str) -> Table:

@@ -1,0 +1,85 @@
+"""What docs/doctor.md says of deep networks and where they start: each trained from every start, on digits.
+
+``PYTHONPATH=. python benchmarks/deep_starts.py``. A run that benchmarks/results/deep_starts.json has is not made again;
+``plots.py`` draws docs/images/deep_starts.png of it.
+"""
+
+import json
+import time
+
+import torch
+from record import RESULTS, write
+
+from sbp_lab import trainers
+from sbp_lab.data import open_data
+from sbp_lab.doctor import examine, start
+from sbp_lab.loader import Loader
+from sbp_lab.recipe import Recipe
+from sbp_lab.training.setup import options_of
+
+FILE = RESULTS / "deep_starts.json"
+#: Network: time steps, and steps of training.
+NETS = {"resnet68": (2, 100), "vgg26": (2, 150), "tutorial": (4, 150)}
+STARTS = ("default", "calibrated", "identity")
+EVERY = 10
+
+
+def run(net, name, seed=0):
+    """Train a network from a start; losses of all steps, accuracy after every tenth."""
+    time_steps, steps = NETS[net]
+    recipe = Recipe(
+        net=f"benchmarks.deep_nets:{net}",
+        time_steps=time_steps,
+        batch_size=64,
+        method="vanilla",
+        start=name,
+        seed=seed,
+    )
+    digits = open_data("digits")
+    began = time.perf_counter()
+    case = start(recipe, digits)
+    found = examine(case, digits, batches=2)
+    trainer = trainers.load("torch").make_trainer(case.spec, case.weights, options_of(recipe, case.spec, events=False))
+    losses, accuracies = [], []
+    with Loader(digits, batch_size=64, seed=seed) as loader:
+        epochs = -(-steps // loader.steps_per_epoch)
+        batches = (batch for epoch in range(1, epochs + 1) for batch in loader.epoch(epoch))
+        for step, (images, labels) in zip(range(1, steps + 1), batches, strict=False):
+            rate = recipe.learning_rate * min(1.0, step / (steps / 10))
+            losses.append(trainer.train_step(images, labels, 0.0, rate, step).loss)
+            if step % EVERY == 0:
+                right = [(trainer.predict(x).argmax(-1) == y) for x, y in loader.test()]
+                accuracies.append(float(torch.tensor([bool(each) for part in right for each in part]).float().mean()))
+    return {
+        "net": net,
+        "start": name,
+        "seed": seed,
+        "layers": sum(len(shape) > 1 for shape in case.spec.parameter_shapes().values()),
+        "rates": [float(sum(neuron.rate) / len(neuron.rate)) for neuron in found.neurons],
+        "kept": [neuron.kept for neuron in found.neurons],
+        "losses": losses,
+        "accuracies": accuracies,
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def main():
+    """Make the runs that are missing, one after the other."""
+    torch.set_num_threads(1)
+    rows = json.loads(FILE.read_text())["runs"] if FILE.is_file() else []
+    for net in NETS:
+        for name in STARTS:
+            if any((row["net"], row["start"]) == (net, name) for row in rows):
+                continue
+            rows.append(run(net, name))
+            write(FILE, {"every": EVERY, "runs": rows})
+            row = rows[-1]
+            print(
+                f"{net}, {row['layers']} layers with weights, {name}: after {len(row['losses'])} steps loss "
+                f"{row['losses'][-1]:.2f}, accuracy {100 * row['accuracies'][-1]:.1f} %; {row['seconds']:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
