@@ -33,8 +33,8 @@ def passing(neuron: LIFSpec) -> LIFSpec:
     falls to half its height at ``gain``, with the height ``1 / (2 gain)``. Neurons that never fire stay as they are.
 
     Example:
-        >>> passing(LIFSpec())
-        LIFSpec(threshold=0.5, surrogate=Rectangle(height=0.5, width=2.0))
+        >>> passing(LIFSpec()).threshold, passing(LIFSpec()).surrogate
+        (0.5, Rectangle(height=0.5, width=2.0))
         >>> passing(LIFSpec(threshold=0.4, surrogate="straight_through")).threshold
         0.5
     """
@@ -110,8 +110,8 @@ def identity_weights(
         >>> from sbp_core import ResNetSpec
         >>> from sbp_core.reference.networks import initial_weights
         >>> net = ResNetSpec(depths=(1,), widths=(4,))
-        >>> identity_weights(net, initial_weights(net, 0))["layer1.0.bn2.weight"].round(1).tolist()
-        [0.1, 0.1, 0.1, 0.1]
+        >>> identity_weights(net, initial_weights(net, 0))["layer1.0.bn2.weight"]
+        array([0.1, 0.1, 0.1, 0.1], dtype=float32)
     """
     for name, value in (("residual", residual), ("mix", mix)):
         validation.within(name, value, 0.0, float("inf"))
