@@ -9,13 +9,11 @@ import time
 
 import torch
 from record import RESULTS, write
+from stepping import accuracy, stepped
 
-from sbp_lab import trainers
 from sbp_lab.data import open_data
 from sbp_lab.doctor import examine, start
-from sbp_lab.loader import Loader
 from sbp_lab.recipe import Recipe
-from sbp_lab.training.setup import options_of
 
 FILE = RESULTS / "deep_starts.json"
 #: Network: time steps, and steps of training.
@@ -39,22 +37,15 @@ def run(net, name, seed=0):
     began = time.perf_counter()
     case = start(recipe, digits)
     found = examine(case, digits, batches=2)
-    trainer = trainers.load("torch").make_trainer(case.spec, case.weights, options_of(recipe, case.spec, events=False))
     losses, accuracies = [], []
-    with Loader(digits, batch_size=64, seed=seed) as loader:
-        epochs = -(-steps // loader.steps_per_epoch)
-        batches = (batch for epoch in range(1, epochs + 1) for batch in loader.epoch(epoch))
-        for step, (images, labels) in zip(range(1, steps + 1), batches, strict=False):
-            rate = recipe.learning_rate * min(1.0, step / (steps / 10))
-            losses.append(trainer.train_step(images, labels, 0.0, rate, step).loss)
-            if step % EVERY == 0:
-                right = [(trainer.predict(x).argmax(-1) == y) for x, y in loader.test()]
-                accuracies.append(float(torch.tensor([bool(each) for part in right for each in part]).float().mean()))
+    for step, loss, trainer in stepped(case, digits, steps):
+        losses.append(loss)
+        if step % EVERY == 0:
+            accuracies.append(accuracy(case, digits, trainer))
     return {
         "net": net,
         "start": name,
         "seed": seed,
-        "layers": sum(len(shape) > 1 for shape in case.spec.parameter_shapes().values()),
         "rates": [float(sum(neuron.rate) / len(neuron.rate)) for neuron in found.neurons],
         "kept": [neuron.kept for neuron in found.neurons],
         "losses": losses,
@@ -75,7 +66,7 @@ def main():
             write(FILE, {"every": EVERY, "runs": rows})
             row = rows[-1]
             print(
-                f"{net}, {row['layers']} layers with weights, {name}: after {len(row['losses'])} steps loss "
+                f"{net}, {name}: after {len(row['losses'])} steps loss "
                 f"{row['losses'][-1]:.2f}, accuracy {100 * row['accuracies'][-1]:.1f} %; {row['seconds']:.0f} s",
                 flush=True,
             )

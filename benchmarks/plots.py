@@ -66,9 +66,40 @@ def family(result, path):
     figure.savefig(path, dpi=130)
 
 
+TITLES = {
+    "resnet68": "ResNet of 68 layers, T = 2",
+    "vgg26": "plain VGG of 25 layers, T = 2",
+    "tutorial": "12 convolutions and snnTorch's Leaky,\nno batch norm, T = 4",
+}
+COLOURS = {"default": "tab:grey", "identity": "tab:orange", "calibrated": "tab:blue"}
+
+
+def deep_starts(result, path):
+    """Draw loss and accuracy of deep networks from each start."""
+    nets = list(dict.fromkeys(run["net"] for run in result["runs"]))
+    figure, axes = plt.subplots(2, len(nets), figsize=(3.6 * len(nets), 5.2), sharey="row", layout="constrained")
+    for column, net in enumerate(nets):
+        for run in (run for run in result["runs"] if run["net"] == net):
+            steps = range(result["every"], len(run["losses"]) + 1, result["every"])
+            style = {"color": COLOURS[run["start"]], "label": run["start"]}
+            # one start is the other's where every layer fires as it is
+            style |= {"linestyle": "--", "linewidth": 2.5} if run["start"] == "identity" else {}
+            axes[0, column].plot(range(1, len(run["losses"]) + 1), run["losses"], **style)
+            axes[1, column].plot(steps, [100 * accuracy for accuracy in run["accuracies"]], **style)
+        axes[0, column].set_title(TITLES[net], fontsize=10)
+        axes[1, column].axhline(10, color="black", linewidth=0.6, linestyle=":")
+        axes[1, column].set_xlabel("steps of 64 digits")
+    axes[0, 0].set_ylabel("training loss")
+    axes[0, 0].set_ylim(0, 3.5)
+    axes[1, 0].set_ylabel("test accuracy, %")
+    axes[1, 0].set_ylim(0, 100)
+    axes[1, 0].legend(title="start", fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
 def main():
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("scaling_cpu", growth), ("neuron_family", family)):
+    for name, draw in (("scaling_cpu", growth), ("neuron_family", family), ("deep_starts", deep_starts)):
         source = RESULTS / f"{name}.json"
         if source.exists():
             draw(json.loads(source.read_text()), IMAGES / f"{name}.png")

@@ -25,8 +25,8 @@ def calibrate(
     model: nn.Module,
     images: Any,
     *,
-    residual: float = RESIDUAL,
-    mix: float = MIX,
+    residual: float | None = RESIDUAL,
+    mix: float | None = MIX,
     rates: tuple[float, float] = RATES,
 ) -> Calibration:
     """Give a fresh network first weights with which every layer fires and blocks begin near the identity.
@@ -38,8 +38,8 @@ def calibrate(
     Args:
         model: a :class:`Network`, or a :class:`Shortcut` of one; its weights are changed.
         images: a batch as the model takes it; 64 samples tell enough.
-        residual: scale of the last batch norm of a residual path.
-        mix: how much of its random kernel a plain layer keeps beside the identity.
+        residual: scale of the last batch norm of a residual path; None leaves it.
+        mix: how much of its random kernel a plain layer keeps beside the identity; None leaves it as it is.
         rates: least and most spikes per neuron and step.
 
     Returns:

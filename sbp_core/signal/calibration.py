@@ -85,8 +85,8 @@ def calibrate(
     weights: Mapping[str, Array],
     run: RunScaled,
     *,
-    residual: float = RESIDUAL,
-    mix: float = MIX,
+    residual: float | None = RESIDUAL,
+    mix: float | None = MIX,
     rates: tuple[float, float] = RATES,
 ) -> Calibration:
     """Return first weights near the identity with which every layer of neurons fires in a healthy range.
@@ -104,8 +104,8 @@ def calibrate(
         spec: the network, its neurons best :func:`~sbp_core.signal.at_identity`.
         weights: fresh ones, by canonical name.
         run: runs the batch.
-        residual: scale of the last batch norm of a residual path.
-        mix: how much of its random kernel a plain layer keeps.
+        residual: scale of the last batch norm of a residual path; None leaves it.
+        mix: how much of its random kernel a plain layer keeps; None leaves it as it is.
         rates: the range, spikes per neuron and step.
 
     Raises:

@@ -82,7 +82,7 @@ def _with_passing(value: Any) -> Any:
 
 
 def identity_weights(
-    spec: NetworkSpec, weights: Mapping[str, Array], *, residual: float = RESIDUAL, mix: float = MIX
+    spec: NetworkSpec, weights: Mapping[str, Array], *, residual: float | None = RESIDUAL, mix: float | None = MIX
 ) -> dict[str, Array]:
     r"""Return first weights at which blocks and plain layers begin near the identity.
 
@@ -100,8 +100,8 @@ def identity_weights(
     Args:
         spec: the network.
         weights: fresh ones, by canonical name; those of branches, and others than the spec's, stay as they are.
-        residual: scale of the last batch norm of a residual path.
-        mix: of a plain layer's random kernel.
+        residual: scale of the last batch norm of a residual path; None leaves it.
+        mix: of a plain layer's random kernel; None leaves it as it is.
 
     Raises:
         ValueError: a number that is negative or not finite.
@@ -114,17 +114,22 @@ def identity_weights(
         array([0.1, 0.1, 0.1, 0.1], dtype=float32)
     """
     for name, value in (("residual", residual), ("mix", mix)):
-        validation.within(name, value, 0.0, float("inf"))
+        if value is not None:
+            validation.within(name, value, 0.0, float("inf"))
     structure, found = structure_of(spec), dict(weights)
-    for path in structure.ends:
-        held = found[f"{path}.weight"]
-        found[f"{path}.weight"] = np.full_like(held, residual) if held.ndim == 1 else held * held.dtype.type(residual)
-        if held.ndim > 1 and f"{path}.bias" in found:
-            found[f"{path}.bias"] = found[f"{path}.bias"] * held.dtype.type(residual)
-    for placed in structure.plain:
-        name = f"{placed.path}.weight"
-        if not isinstance(placed.layer, Linear) or len(set(found[name].shape)) == 1:
-            found[name] = _dirac(found[name]) + found[name] * found[name].dtype.type(mix)
+    if residual is not None:
+        for path in structure.ends:
+            held = found[f"{path}.weight"]
+            if held.ndim == 1:
+                found[f"{path}.weight"] = np.full_like(held, residual)
+            else:
+                names = (f"{path}.{part}" for part in ("weight", "bias"))
+                found |= {name: found[name] * held.dtype.type(residual) for name in names if name in found}
+    if mix is not None:
+        for placed in structure.plain:
+            held = found[f"{placed.path}.weight"]
+            if not isinstance(placed.layer, Linear) or len(set(held.shape)) == 1:
+                found[f"{placed.path}.weight"] = _dirac(held) + held * held.dtype.type(mix)
     return found
 
 

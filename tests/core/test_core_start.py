@@ -107,6 +107,9 @@ def test_plain_layers_start_near_the_identity():
     np.testing.assert_array_equal(wide, np.concatenate([x, x], 1))
     assert np.count_nonzero(after["stage2.conv2.weight"]) == 8
     np.testing.assert_array_equal(after["hidden2.fc.weight"], np.eye(3))
+    assert all(
+        np.array_equal(before[key], value) for key, value in signal.identity_weights(spec, before, mix=None).items()
+    )
     mixed = signal.identity_weights(spec, before, mix=0.3)["stage1.conv2.weight"]
     np.testing.assert_allclose(mixed - after["stage1.conv2.weight"], 0.3 * before["stage1.conv2.weight"], atol=1e-7)
 

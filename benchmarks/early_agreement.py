@@ -1,0 +1,74 @@
+"""Whether the doctor's early figure tells the end: agreement of gradients after 60 steps against the last accuracy.
+
+``PYTHONPATH=. python benchmarks/early_agreement.py [MINUTES]``. A run that benchmarks/results/early_agreement.json has
+is not made again; ``plots.py`` draws docs/images/early_agreement.png of it.
+"""
+
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+from record import RESULTS, write
+from stepping import accuracy, stepped
+
+from sbp_core import ArcTan, LIFSpec, Rectangle, Triangle
+from sbp_core.presets import authors_lif
+from sbp_core.reference.networks import initial_weights
+from sbp_lab.data import open_data
+from sbp_lab.doctor import Case, examine, start
+from sbp_lab.recipe import Recipe
+
+FILE = RESULTS / "early_agreement.json"
+EARLY, STEPS, BATCHES = 60, 200, 8
+DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 68: (6, 8, 12, 7)}
+SIZES = {"digits": None, "fashion-mnist": (14, 14)}
+NEURONS = {
+    "rectangle 1": LIFSpec(),
+    "rectangle 2": LIFSpec(surrogate=Rectangle(width=2.0)),
+    "triangle": LIFSpec(surrogate=Triangle()),
+    "arctan": LIFSpec(surrogate=ArcTan()),
+    "authors'": authors_lif(),
+}
+
+
+def run(data, layers, name):
+    """Train a ResNet from the usual start; agreement after 60 steps, and the accuracy then and at the end."""
+    source = open_data(data)
+    recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, method="vanilla")
+    recipe, spec, _ = start(recipe, source)
+    spec = spec.replace(depths=DEPTHS[layers], neuron=NEURONS[name])
+    case = Case(recipe.replace(neuron=NEURONS[name]), spec, initial_weights(spec, recipe.seed))
+    losses, row = [], {"data": data, "layers": layers, "neuron": name}
+    for step, loss, trainer in stepped(case, source, STEPS):
+        losses.append(loss)
+        if step == EARLY:
+            found = examine(case, source, batches=BATCHES, state=trainer.weights())
+            row["agreement"] = [weights.agreement for weights in found.weights]
+            row["noise"] = float(np.mean([weights.is_noise for weights in found.weights]))
+            row["kept"] = found.neurons[-1].kept
+            row["gradient_ratio"] = found.weights[0].gradient / found.weights[-1].gradient
+            row["early_accuracy"] = accuracy(case, source, trainer)
+    return row | {"loss": float(np.mean(losses[-20:])), "accuracy": accuracy(case, source, trainer)}
+
+
+def main():
+    """Make the runs that are missing, one after the other, while there is time."""
+    torch.set_num_threads(1)
+    until = time.monotonic() + 60 * float(sys.argv[1]) if len(sys.argv) > 1 else float("inf")
+    rows = json.loads(FILE.read_text()) if FILE.is_file() else []
+    cases = [(data, layers, name) for layers in DEPTHS for data in SIZES for name in NEURONS]
+    for data, layers, name in cases:
+        if time.monotonic() > until or any((data, layers, name) == tuple(row.values())[:3] for row in rows):
+            continue
+        row = run(data, layers, name)
+        rows.append(row)
+        write(FILE, rows)
+        early, last = (f"{100 * row[each]:.1f} %" for each in ("early_accuracy", "accuracy"))
+        figures = f"agreement {np.mean(row['agreement']):.3f}, kept {row['kept']:.2f}"
+        print(f"{data}, {layers}, {name}: {figures}; after {EARLY} steps {early}, after {STEPS} {last}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

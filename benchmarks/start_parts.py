@@ -1,0 +1,90 @@
+"""Which part of a calibrated start matters: docs/doctor.md's table. A ResNet-34 and a plain VGG of 12, 60 steps each.
+
+``PYTHONPATH=. python benchmarks/start_parts.py`` prints a line a run; one that benchmarks/results/start_parts.json has
+is not made again.
+"""
+
+import json
+
+import torch
+from record import RESULTS, write
+
+import sbp_torch
+from sbp_core import Rectangle
+from sbp_core.signal import identity_weights
+from sbp_core.specs.networks.vgg import VGGSpec
+from sbp_lab.data import open_data
+from sbp_lab.doctor import Case, start, train
+from sbp_lab.loader import Loader
+from sbp_lab.recipe import Recipe
+from sbp_lab.starts import time_first
+
+FILE = RESULTS / "start_parts.json"
+STEPS = 60
+SIZES = {"digits": None, "fashion-mnist": (14, 14)}
+THRESHOLD, WIDTH = {"threshold": 0.5}, {"surrogate": Rectangle(height=0.5, width=2.0)}
+NARROW = {"surrogate": Rectangle()}
+#: Net and parts: what of the neuron is changed, the scale of residual paths, the random share of plain kernels, whether
+#: rates are brought into range; None leaves as it is. The usual neuron's surrogate has the width already.
+PARTS = {
+    "resnet34": {
+        "nothing": ({}, None, None, False),
+        "threshold": (THRESHOLD, None, None, False),
+        "residual": ({}, 0.1, None, False),
+        "threshold, narrow surrogate, residual": (THRESHOLD | NARROW, 0.1, None, False),
+        "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False),
+        "threshold, residual, rates": (THRESHOLD | WIDTH, 0.1, None, True),
+    },
+    "vgg14": {
+        "nothing": ({}, None, None, False),
+        "rates": ({}, None, None, True),
+        "kernels": ({}, None, 0.3, False),
+        "kernels, rates": ({}, None, 0.3, True),
+        "kernels, threshold": (THRESHOLD, None, 0.3, False),
+    },
+}
+
+
+def vgg14(num_classes, in_channels, time_steps):
+    """Return a plain net of 12 convolutions."""
+    stages = ((8,) * 4, (16,) * 4, (32,) * 4)
+    return VGGSpec(stages=stages, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)
+
+
+def made(recipe, source, parts):
+    """Return the case with these parts of a start."""
+    neuron, residual, mix, rates = parts
+    recipe, spec, weights = start(recipe, source)
+    spec = spec.replace(neuron=spec.neuron.replace(**neuron))
+    if rates:
+        net = sbp_torch.Network(spec)
+        sbp_torch.import_weights(net, weights)
+        with Loader(source, batch_size=recipe.batch_size, seed=recipe.seed, size=recipe.size) as loader:
+            images, _ = next(loader.epoch(1))
+        sbp_torch.calibrate(net, time_first(images, -3), residual=residual, mix=mix)
+        return Case(recipe, spec, sbp_torch.export_weights(net))
+    return Case(recipe, spec, identity_weights(spec, weights, residual=residual, mix=mix))
+
+
+def main():
+    """Make the runs that are missing, one after the other."""
+    torch.set_num_threads(1)
+    rows = json.loads(FILE.read_text()) if FILE.is_file() else []
+    for data, size in SIZES.items():
+        source = open_data(data)
+        for net, parts in PARTS.items():
+            for name, given in parts.items():
+                if any((row["data"], row["net"], row["parts"]) == (data, net, name) for row in rows):
+                    continue
+                own = {"net": "benchmarks.start_parts:vgg14"} if net == "vgg14" else {"net": net, "width": 8}
+                recipe = Recipe(**own, data=data, size=size, time_steps=2, batch_size=64, method="vanilla")
+                trial, _ = train(made(recipe, source, given), source, steps=STEPS)
+                rows.append({"data": data, "net": net, "parts": name, "loss": trial.loss, "accuracy": trial.accuracy})
+                write(FILE, rows)
+                print(
+                    f"{data}, {net}, {name}: loss {trial.loss:.2f}, accuracy {100 * trial.accuracy:.1f} %", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()
