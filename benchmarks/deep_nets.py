@@ -17,7 +17,7 @@ def resnet68(num_classes: int, in_channels: int, time_steps: int) -> NetworkSpec
     )
 
 
-def vgg26(num_classes: int, in_channels: int, time_steps: int) -> NetworkSpec:
+def vgg25(num_classes: int, in_channels: int, time_steps: int) -> NetworkSpec:
     """Return a plain VGG of 24 convolutions with batch norm, and the linear layer behind the mean over space."""
     stages = ((8,) * 8, (16,) * 8, (32,) * 8)
     return VGGSpec(stages=stages, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)

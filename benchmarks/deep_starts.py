@@ -17,7 +17,7 @@ from sbp_lab.recipe import Recipe
 
 FILE = RESULTS / "deep_starts.json"
 #: Network: time steps, and steps of training.
-NETS = {"resnet68": (2, 100), "vgg26": (2, 150), "tutorial": (4, 150)}
+NETS = {"resnet68": (2, 100), "vgg25": (2, 150), "tutorial": (4, 150)}
 STARTS = ("default", "calibrated", "identity")
 EVERY = 10
 

@@ -5,6 +5,7 @@ is not made again; ``plots.py`` draws docs/images/early_agreement.png of it.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -23,7 +24,7 @@ from sbp_lab.recipe import Recipe
 FILE = RESULTS / "early_agreement.json"
 EARLY, STEPS, BATCHES = 60, 200, 8
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 68: (6, 8, 12, 7)}
-SIZES = {"digits": None, "fashion-mnist": (14, 14)}
+SIZES = {"digits": None, "fashion_mnist": (14, 14)}
 NEURONS = {
     "rectangle 1": LIFSpec(),
     "rectangle 2": LIFSpec(surrogate=Rectangle(width=2.0)),
@@ -35,7 +36,7 @@ NEURONS = {
 
 def run(data, layers, name):
     """Train a ResNet from the usual start; agreement after 60 steps, and the accuracy then and at the end."""
-    source = open_data(data)
+    source = open_data(data, os.environ.get("SBP_DATA"))
     recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, method="vanilla")
     recipe, spec, _ = start(recipe, source)
     spec = spec.replace(depths=DEPTHS[layers], neuron=NEURONS[name])

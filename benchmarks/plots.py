@@ -68,7 +68,7 @@ def family(result, path):
 
 TITLES = {
     "resnet68": "ResNet of 68 layers, T = 2",
-    "vgg26": "plain VGG of 25 layers, T = 2",
+    "vgg25": "plain VGG of 25 layers, T = 2",
     "tutorial": "12 convolutions and snnTorch's Leaky,\nno batch norm, T = 4",
 }
 COLOURS = {"default": "tab:grey", "identity": "tab:orange", "calibrated": "tab:blue"}

@@ -5,6 +5,7 @@ is not made again.
 """
 
 import json
+import os
 
 import torch
 from record import RESULTS, write
@@ -21,7 +22,7 @@ from sbp_lab.starts import time_first
 
 FILE = RESULTS / "start_parts.json"
 STEPS = 60
-SIZES = {"digits": None, "fashion-mnist": (14, 14)}
+SIZES = {"digits": None, "fashion_mnist": (14, 14)}
 THRESHOLD, WIDTH = {"threshold": 0.5}, {"surrogate": Rectangle(height=0.5, width=2.0)}
 NARROW = {"surrogate": Rectangle()}
 #: Net and parts: what of the neuron is changed, the scale of residual paths, the random share of plain kernels, whether
@@ -71,7 +72,7 @@ def main():
     torch.set_num_threads(1)
     rows = json.loads(FILE.read_text()) if FILE.is_file() else []
     for data, size in SIZES.items():
-        source = open_data(data)
+        source = open_data(data, os.environ.get("SBP_DATA"))
         for net, parts in PARTS.items():
             for name, given in parts.items():
                 if any((row["data"], row["net"], row["parts"]) == (data, net, name) for row in rows):

@@ -10,7 +10,7 @@ from sbp_core.reference.networks import initial_weights
 from sbp_core.reference.signal import observer, scaled_runner
 from sbp_core.signal.feeds import structure_of
 from sbp_core.signal.identity import passing
-from sbp_core.specs.layers import Flatten, Linear, Neuron, Repeat, TimeMean
+from sbp_core.specs.layers import Flatten, Linear, Neuron, Relu, Repeat, TimeMean
 from sbp_core.specs.networks import NARROW, ZOO, network_spec
 from sbp_core.specs.structure import Residual, sequence
 from tests import starts
@@ -127,6 +127,25 @@ def test_layers_fire_as_the_table_says(name):
     assert sum(layer.factor != 1.0 for layer in found.layers) >= 2
     assert set(found.before) == set(found.after) == {key for key in weights if key in found.after}
     assert all(found.layers[0].neuron in line for line in str(found).splitlines()[1:2])
+
+
+def test_what_two_layers_of_neurons_share_is_scaled_for_the_first_alone():
+    # the membrane path runs from the stem through all blocks
+    spec = network_spec("ms_resnet18", depths=(2,), widths=(4,), stem="cifar", time_steps=2, first_stage_stride=1)
+    weights = initial_weights(spec, 0)
+    weights["stem.bn.weight"] *= np.float32(0.1)
+    images = np.random.default_rng(0).normal(size=(8, 3, 8, 8))
+    found = {layer.neuron: layer for layer in signal.calibrate(spec, weights, scaled_runner(spec, images)).layers}
+    assert found["layer1.0.neuron1"].layers == ("stem.bn",)
+    assert found["layer1.0.neuron1"].factor > 1.0
+    assert found["layer1.1.neuron1"].layers == found["last.neuron"].layers == ()
+
+
+def test_a_residual_path_without_weights_has_no_end():
+    block = Residual(body=sequence(relu=Relu()))
+    layers = {"repeat": Repeat(time_steps=2), "fc": Linear(features=4), "block": block, "neuron": Neuron()}
+    net = sequence({"flat": Flatten()} | layers, head=Linear(features=3), mean=TimeMean())
+    assert structure_of(CustomSpec(layers=net, size=(2, 2), num_classes=3)).ends == ()
 
 
 def test_a_layer_that_fires_too_much_is_scaled_down_and_one_that_cannot_fire_is_left():
