@@ -16,31 +16,36 @@ from stepping import accuracy, stepped
 
 from sbp_core import ArcTan, LIFSpec, Rectangle, Triangle
 from sbp_core.presets import authors_lif
-from sbp_core.reference.networks import initial_weights
+from sbp_core.signal import at_identity
 from sbp_lab.data import open_data
 from sbp_lab.doctor import Case, examine, start
 from sbp_lab.recipe import Recipe
+from sbp_lab.starts import first_weights
 
 FILE = RESULTS / "early_agreement.json"
 EARLY, STEPS, BATCHES = 60, 200, 8
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 68: (6, 8, 12, 7)}
 SIZES = {"digits": None, "fashion_mnist": (14, 14)}
+CALIBRATED = "rectangle 2, calibrated"
 NEURONS = {
     "rectangle 1": LIFSpec(),
     "rectangle 2": LIFSpec(surrogate=Rectangle(width=2.0)),
     "triangle": LIFSpec(surrogate=Triangle()),
     "arctan": LIFSpec(surrogate=ArcTan()),
     "authors'": authors_lif(),
+    CALIBRATED: LIFSpec(surrogate=Rectangle(width=2.0)),
 }
 
 
 def run(data, layers, name):
-    """Train a ResNet from the usual start; agreement after 60 steps, and the accuracy then and at the end."""
+    """Train a ResNet, from the usual start unless it says so; agreement after 60 steps, accuracy then and at the end."""
     source = open_data(data, os.environ.get("SBP_DATA"))
     recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, method="vanilla")
     recipe, spec, _ = start(recipe, source)
+    recipe = recipe.replace(neuron=NEURONS[name], start="calibrated" if name == CALIBRATED else "default")
     spec = spec.replace(depths=DEPTHS[layers], neuron=NEURONS[name])
-    case = Case(recipe.replace(neuron=NEURONS[name]), spec, initial_weights(spec, recipe.seed))
+    spec = at_identity(spec) if name == CALIBRATED else spec
+    case = Case(recipe, spec, first_weights(recipe, spec, source))
     losses, row = [], {"data": data, "layers": layers, "neuron": name}
     for step, loss, trainer in stepped(case, source, STEPS):
         losses.append(loss)
