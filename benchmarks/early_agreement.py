@@ -38,7 +38,7 @@ NEURONS = {
 
 
 def run(data, layers, name):
-    """Train a ResNet, from the usual start unless it says so; agreement after 60 steps, accuracy then and at the end."""
+    """Train a ResNet, from the usual start unless its name says: agreement after 60 steps, and the last accuracy."""
     source = open_data(data, os.environ.get("SBP_DATA"))
     recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, method="vanilla")
     recipe, spec, _ = start(recipe, source)

@@ -97,9 +97,57 @@ def deep_starts(result, path):
     figure.savefig(path, dpi=130)
 
 
+MARKERS = {18: "o", 34: "s", 68: "^"}
+
+
+def early_agreement(rows, path):
+    """Draw the last accuracy against early figures."""
+    data = list(dict.fromkeys(row["data"] for row in rows))
+    neurons = list(dict.fromkeys(row["neuron"] for row in rows))
+    figures = {
+        "agreement of the gradients of two batches,\nmean over the layers": lambda row: statistics.fmean(
+            row["agreement"]
+        ),
+        "nearness of near inputs\nleft at the last layer": lambda row: row["kept"],
+        "test accuracy, %": lambda row: 100 * row["early_accuracy"],
+    }
+    figure, axes = plt.subplots(len(data), 3, figsize=(11, 3.4 * len(data)), sharey="row", layout="constrained")
+    for line, name in zip(axes.reshape(len(data), 3), data, strict=True):
+        for axis, (label, value) in zip(line, figures.items(), strict=True):
+            there = [row for row in rows if row["data"] == name]
+            for row in there:
+                colour = f"C{neurons.index(row['neuron'])}"
+                axis.scatter(value(row), 100 * row["accuracy"], color=colour, marker=MARKERS[row["layers"]], s=36)
+            found = ranks([value(row) for row in there], [row["accuracy"] for row in there])
+            axis.set_title(f"{name}: rank correlation {found:.2f} of {len(there)}", fontsize=9)
+            axis.set_xlabel(f"after 60 steps: {label}")
+            axis.grid(alpha=0.3)
+        line[0].set_ylabel("test accuracy after 200 steps, %")
+    keys = [axis.scatter([], [], color=f"C{place}", label=name) for place, name in enumerate(neurons)]
+    keys += [axis.scatter([], [], color="black", marker=mark, label=f"{n} layers") for n, mark in MARKERS.items()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def ranks(first, second):
+    """Return Spearman's rank correlation, equal values sharing their ranks."""
+    placed = []
+    for values in (first, second):
+        placed.append([sum(b < a for b in values) + sum(b == a for b in values) / 2 for a in values])
+    return statistics.correlation(*placed)
+
+
+PICTURES = {
+    growth: "scaling_cpu",
+    family: "neuron_family",
+    deep_starts: "deep_starts",
+    early_agreement: "early_agreement",
+}
+
+
 def main():
     IMAGES.mkdir(parents=True, exist_ok=True)
-    for name, draw in (("scaling_cpu", growth), ("neuron_family", family), ("deep_starts", deep_starts)):
+    for draw, name in PICTURES.items():
         source = RESULTS / f"{name}.json"
         if source.exists():
             draw(json.loads(source.read_text()), IMAGES / f"{name}.png")

@@ -13,6 +13,8 @@ from record import RESULTS, write
 import sbp_torch
 from sbp_core import Rectangle
 from sbp_core.signal import identity_weights
+from sbp_core.specs.networks.ms_resnet import MSResNetSpec
+from sbp_core.specs.networks.sew_resnet import SEWResNetSpec
 from sbp_core.specs.networks.vgg import VGGSpec
 from sbp_lab.data import open_data
 from sbp_lab.doctor import Case, start, train
@@ -27,9 +29,10 @@ THRESHOLD, WIDTH = {"threshold": 0.5}, {"surrogate": Rectangle(height=0.5, width
 NARROW = {"surrogate": Rectangle()}
 #: Net and parts: what of the neuron is changed, the scale of residual paths, the random share of plain kernels, whether
 #: rates are brought into range; None leaves as it is. The usual neuron's surrogate has the width already.
+NOTHING = ({}, None, None, False)
 PARTS = {
     "resnet34": {
-        "nothing": ({}, None, None, False),
+        "nothing": NOTHING,
         "threshold": (THRESHOLD, None, None, False),
         "residual": ({}, 0.1, None, False),
         "threshold, narrow surrogate, residual": (THRESHOLD | NARROW, 0.1, None, False),
@@ -37,12 +40,14 @@ PARTS = {
         "threshold, residual, rates": (THRESHOLD | WIDTH, 0.1, None, True),
     },
     "vgg14": {
-        "nothing": ({}, None, None, False),
+        "nothing": NOTHING,
         "rates": ({}, None, None, True),
         "kernels": ({}, None, 0.3, False),
         "kernels, rates": ({}, None, 0.3, True),
         "kernels, threshold": (THRESHOLD, None, 0.3, False),
     },
+    "sew34": {"nothing": NOTHING, "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False)},
+    "ms34": {"nothing": NOTHING, "residual": ({}, 0.1, None, False), "residual, rates": ({}, 0.1, None, True)},
 }
 
 
@@ -50,6 +55,19 @@ def vgg14(num_classes, in_channels, time_steps):
     """Return a plain net of 12 convolutions."""
     stages = ((8,) * 4, (16,) * 4, (32,) * 4)
     return VGGSpec(stages=stages, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)
+
+
+def sew34(num_classes, in_channels, time_steps):
+    """Return SEW-ResNet-34 with the stem for small images."""
+    return SEWResNetSpec(**_BLOCKS, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)
+
+
+def ms34(num_classes, in_channels, time_steps):
+    """Return MS-ResNet-34 with the stem for small images."""
+    return MSResNetSpec(**_BLOCKS, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)
+
+
+_BLOCKS = {"depths": (3, 4, 6, 3), "widths": (8, 16, 32, 64)}
 
 
 def made(recipe, source, parts):
@@ -77,7 +95,7 @@ def main():
             for name, given in parts.items():
                 if any((row["data"], row["net"], row["parts"]) == (data, net, name) for row in rows):
                     continue
-                own = {"net": "benchmarks.start_parts:vgg14"} if net == "vgg14" else {"net": net, "width": 8}
+                own = {"net": net, "width": 8} if net == "resnet34" else {"net": f"benchmarks.start_parts:{net}"}
                 recipe = Recipe(**own, data=data, size=size, time_steps=2, batch_size=64, method="vanilla")
                 trial, _ = train(made(recipe, source, given), source, steps=STEPS)
                 rows.append({"data": data, "net": net, "parts": name, "loss": trial.loss, "accuracy": trial.accuracy})

@@ -4,7 +4,7 @@ The arithmetic is here, once, in NumPy. An adapter says what its neurons were gi
 (:class:`Pass`); :func:`diagnose` does the rest.
 """
 
-from sbp_core.signal.calibration import Calibration, calibrate
+from sbp_core.signal.calibration import Calibration, calibrate, scaled
 from sbp_core.signal.diagnosis import Diagnosis, NeuronFigures, WeightFigures, diagnose, perturbed
 from sbp_core.signal.identity import at_identity, identity_weights
 from sbp_core.signal.passes import Firing, Observe, Pass, fired
@@ -23,4 +23,5 @@ __all__ = [
     "fired",
     "identity_weights",
     "perturbed",
+    "scaled",
 ]

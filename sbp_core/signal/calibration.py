@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,31 +112,29 @@ def calibrate(
     Raises:
         ValueError: a number that is out of range.
     """
-    low, high = (validation.within(f"rates[{place}]", rate, 0.0, 1.0) for place, rate in enumerate(rates))
-    if low > high:
-        raise ValueError(f"rates must be the least and the most, got {rates!r}")
+    _check(rates)
     start = identity_weights(spec, weights, residual=residual, mix=mix)
     structure, neurons = structure_of(spec), dict(spec.neurons())
     feeds = {feed.neuron: feed.layers for feed in structure.feeds}
     ends, taken, found = set(structure.ends), set[str](), dict[str, Scaled]()
 
     def factor(path: str, x: Array) -> float:
-        neuron, layers = neurons[path], feeds[path]
-        rate = _rate_of(neuron, x, start.get(f"{path}.decay_logit"))
-        if neuron.output != "spikes" or not layers or taken & set(layers) or set(layers) <= ends:
+        layers = feeds[path]
+        if taken & set(layers) or set(layers) <= ends:
             layers = ()
         taken.update(feeds[path])
-        by = _factor(rate, low, high) if layers else 1.0
-        if neuron.output == "spikes":
-            found[path] = Scaled(neuron=path, layers=layers, factor=by, before=rate(1.0), after=rate(by))
-        return by
+        if neurons[path].output != "spikes":
+            return 1.0
+        logit = start.get(f"{path}.decay_logit")
+        found[path] = scaled(path, neurons[path], x, layers, rates, None if logit is None else float(logit))
+        return found[path].factor
 
     run(start, factor)
     after = dict(start)
-    for scaled in found.values():
-        for name in (f"{path}.{part}" for path in scaled.layers for part in ("weight", "bias")):
-            if name in after and scaled.factor != 1.0:
-                after[name] = after[name] * after[name].dtype.type(scaled.factor)
+    for each in found.values():
+        for name in (f"{path}.{part}" for path in each.layers for part in ("weight", "bias")):
+            if name in after and each.factor != 1.0:
+                after[name] = after[name] * after[name].dtype.type(each.factor)
     changed = [name for name, value in after.items() if not np.array_equal(value, weights[name])]
     identity = tuple(name for name, value in start.items() if not np.array_equal(value, weights[name]))
     return Calibration(
@@ -146,11 +145,50 @@ def calibrate(
     )
 
 
-def _rate_of(neuron: LIFSpec, x: Array, logit: Array | None) -> Callable[[float], float]:
+def scaled(
+    path: str,
+    neuron: LIFSpec,
+    x: Array,
+    layers: tuple[str, ...],
+    rates: tuple[float, float] = RATES,
+    decay_logit: float | None = None,
+) -> Scaled:
+    """Return the factor that brings neurons into a range of rates.
+
+    Args:
+        path: their name.
+        neuron: what they are; their output must be spikes.
+        x: their input, ``(time, batch, ...)``.
+        layers: whose weights the input is a multiple of; nothing is scaled where there are none.
+        rates: the range.
+        decay_logit: of a learnt decay.
+
+    Raises:
+        ValueError: no such range.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(2, 64, 8))
+        >>> round(scaled("neuron", LIFSpec(threshold=4.0), x, ("fc",)).factor, 3)
+        3.364
+    """
+    low, high = _check(rates)
+    rate = _rate_of(neuron, x, decay_logit)
+    by = _factor(rate, low, high) if layers else 1.0
+    return Scaled(neuron=path, layers=layers, factor=by, before=rate(1.0), after=rate(by))
+
+
+def _check(rates: tuple[float, float]) -> tuple[float, float]:
+    low, high = (validation.within(f"rates[{place}]", rate, 0.0, 1.0) for place, rate in enumerate(rates))
+    if low > high:
+        raise ValueError(f"rates must be the least and the most, got {rates!r}")
+    return low, high
+
+
+def _rate_of(neuron: LIFSpec, x: Array, logit: float | None) -> Callable[[float], float]:
     """Return what tells the rate of the neurons with their input times a factor."""
     samples = max(1, _ENOUGH // max(1, x[:, :1].size))
     looked_at: NDArray[np.float64] = np.asarray(x[:, :samples], np.float64)
-    decay = None if logit is None else 1.0 / (1.0 + float(np.exp(-np.float64(logit))))
+    decay = None if logit is None else 1.0 / (1.0 + math.exp(-logit))
 
     def rate(by: float) -> float:
         spikes = fired("", neuron, looked_at * by, looked_at, decay).spikes
