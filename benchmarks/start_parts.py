@@ -1,4 +1,4 @@
-"""Which part of a calibrated start matters: docs/doctor.md's table. A ResNet-34 and a plain VGG of 12, 60 steps each.
+"""Which part of a calibrated start matters, for docs/doctor.md: ResNets of 34 layers and a plain VGG, 60 steps each.
 
 ``PYTHONPATH=. python benchmarks/start_parts.py`` prints a line a run; one that benchmarks/results/start_parts.json has
 is not made again.
@@ -38,6 +38,8 @@ PARTS = {
         "threshold, narrow surrogate, residual": (THRESHOLD | NARROW, 0.1, None, False),
         "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False),
         "threshold, residual, rates": (THRESHOLD | WIDTH, 0.1, None, True),
+        "threshold, residual 0": (THRESHOLD | WIDTH, 0.0, None, False),
+        "threshold, residual 0.3": (THRESHOLD | WIDTH, 0.3, None, False),
     },
     "vgg14": {
         "nothing": NOTHING,
@@ -45,9 +47,12 @@ PARTS = {
         "kernels": ({}, None, 0.3, False),
         "kernels, rates": ({}, None, 0.3, True),
         "kernels, threshold": (THRESHOLD, None, 0.3, False),
+        "kernels, random 0.1": ({}, None, 0.1, False),
+        "kernels, random 0.6": ({}, None, 0.6, False),
     },
     "sew34": {"nothing": NOTHING, "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False)},
-    "ms34": {"nothing": NOTHING, "residual": ({}, 0.1, None, False), "residual, rates": ({}, 0.1, None, True)},
+    "ms34": {"nothing": NOTHING},
+    "ms34_small": {"nothing": NOTHING},
 }
 
 
@@ -63,8 +68,13 @@ def sew34(num_classes, in_channels, time_steps):
 
 
 def ms34(num_classes, in_channels, time_steps):
-    """Return MS-ResNet-34 with the stem for small images."""
+    """Return MS-ResNet-34 with the stem for small images; its residual paths start at 0."""
     return MSResNetSpec(**_BLOCKS, num_classes=num_classes, in_channels=in_channels, time_steps=time_steps)
+
+
+def ms34_small(num_classes, in_channels, time_steps):
+    """Return the same with residual paths that start at 0.1."""
+    return ms34(num_classes, in_channels, time_steps).replace(residual_scale=0.1)
 
 
 _BLOCKS = {"depths": (3, 4, 6, 3), "widths": (8, 16, 32, 64)}

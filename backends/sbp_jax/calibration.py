@@ -39,7 +39,7 @@ def calibrate(
     Args:
         model: a :class:`Network`, or a :class:`Shortcut` of one; its weights are changed.
         images: a batch as the model takes it; 64 samples tell enough.
-        residual: scale of the last batch norm of a residual path; None leaves it.
+        residual: greatest scale of the last batch norm of a residual path; None leaves it.
         mix: how much of its random kernel a plain layer keeps beside the identity; None leaves it as it is.
         rates: least and most spikes per neuron and step.
 

@@ -105,7 +105,7 @@ def calibrate(
         spec: the network, its neurons best :func:`~sbp_core.signal.at_identity`.
         weights: fresh ones, by canonical name.
         run: runs the batch.
-        residual: scale of the last batch norm of a residual path; None leaves it.
+        residual: greatest scale of the last batch norm of a residual path; None leaves it.
         mix: how much of its random kernel a plain layer keeps; None leaves it as it is.
         rates: the range, spikes per neuron and step.
 
@@ -116,11 +116,12 @@ def calibrate(
     start = identity_weights(spec, weights, residual=residual, mix=mix)
     structure, neurons = structure_of(spec), dict(spec.neurons())
     feeds = {feed.neuron: feed.layers for feed in structure.feeds}
-    ends, taken, found = set(structure.ends), set[str](), dict[str, Scaled]()
+    small = set(structure.ends if residual is not None else ())
+    taken, found = set[str](), dict[str, Scaled]()
 
     def factor(path: str, x: Array) -> float:
         layers = feeds[path]
-        if taken & set(layers) or set(layers) <= ends:
+        if taken & set(layers) or set(layers) <= small:
             layers = ()
         taken.update(feeds[path])
         if neurons[path].output != "spikes":

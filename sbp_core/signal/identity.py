@@ -19,7 +19,7 @@ from sbp_core.specs.surrogates import of_half_width
 
 Array = NDArray[np.floating]
 
-#: What the scale of a residual path's last batch norm starts at, and how much of its random kernel a plain
+#: What the scale of a residual path's last batch norm starts at at most, and how much of its random kernel a plain
 #: convolution keeps beside the identity: chosen by measurement, see docs/doctor.md.
 RESIDUAL, MIX = 0.1, 0.3
 
@@ -86,10 +86,11 @@ def identity_weights(
 ) -> dict[str, Array]:
     r"""Return first weights at which blocks and plain layers begin near the identity.
 
-    The scale of each residual path's last batch norm becomes ``residual``; where it ends in a convolution or a linear
-    layer without one, that is multiplied by it. So a deep residual net starts as a shallow one: Fixup (Zhang et al.
-    2019) and SkipInit (De and Smith 2020) start at 0, here it is a small number, at which the path gets a gradient from
-    the first step. A plain layer between two neurons, with no identity beside it, becomes
+    The scale of each residual path's last batch norm becomes ``residual`` at most, so that MS-ResNet's 0 stays; where
+    the path ends in a convolution or a linear layer without one, that is multiplied by it. So a deep residual net
+    starts as a shallow one: Fixup (Zhang et al. 2019) and SkipInit (De and Smith 2020) start at 0, here it is a small
+    number, at which the path's first layers get a gradient from the first step. A plain layer between two neurons, with
+    no identity beside it, becomes
 
     .. math:: W = \delta + \text{mix} \cdot W_0
 
@@ -100,7 +101,7 @@ def identity_weights(
     Args:
         spec: the network.
         weights: fresh ones, by canonical name; those of branches, and others than the spec's, stay as they are.
-        residual: scale of the last batch norm of a residual path; None leaves it.
+        residual: greatest scale of the last batch norm of a residual path; None leaves it.
         mix: of a plain layer's random kernel; None leaves it as it is.
 
     Raises:
@@ -121,7 +122,7 @@ def identity_weights(
         for path in structure.ends:
             held = found[f"{path}.weight"]
             if held.ndim == 1:
-                found[f"{path}.weight"] = np.full_like(held, residual)
+                found[f"{path}.weight"] = np.clip(held, -residual, residual)
             else:
                 names = (f"{path}.{part}" for part in ("weight", "bias"))
                 found |= {name: found[name] * held.dtype.type(residual) for name in names if name in found}

@@ -93,6 +93,9 @@ def test_residual_paths_start_small(name, ends):
     for key, value in after.items():
         wanted = np.full_like(value, 0.05) if key.removesuffix(".weight") in ends else before[key]
         np.testing.assert_array_equal(value, wanted)
+    # what starts smaller stays
+    smaller = signal.identity_weights(spec, after, residual=0.1)
+    assert all(np.array_equal(smaller[key], value) for key, value in after.items())
 
 
 def test_plain_layers_start_near_the_identity():
@@ -139,6 +142,15 @@ def test_what_two_layers_of_neurons_share_is_scaled_for_the_first_alone():
     assert found["layer1.0.neuron1"].layers == ("stem.bn",)
     assert found["layer1.0.neuron1"].factor > 1.0
     assert found["layer1.1.neuron1"].layers == found["last.neuron"].layers == ()
+
+
+def test_small_residual_paths_stay_small():
+    spec = network_spec("sew_resnet18", **NARROW["sew_resnet18"])
+    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8))
+    run = scaled_runner(spec, images)
+    for residual, layers in ((0.1, ()), (None, ("layer1.0.bn2",))):
+        found = signal.calibrate(spec, initial_weights(spec, 0), run, residual=residual)
+        assert {layer.neuron: layer.layers for layer in found.layers}["layer1.0.neuron2"] == layers
 
 
 def test_a_residual_path_without_weights_has_no_end():
