@@ -10,11 +10,9 @@ from sbp_lab import trainers
 from sbp_lab.checks import check
 from sbp_lab.data import Source
 from sbp_lab.loader import Loader
-from sbp_lab.methods import METHODS
-from sbp_lab.names import known
 from sbp_lab.recipe import Recipe
 from sbp_lab.starts import first_weights
-from sbp_lab.trainers import TrainerOptions
+from sbp_lab.training.setup import options_of
 
 
 def gradient_norms(recipe: Recipe, methods: Sequence[str], source: Source) -> dict[str, dict[str, float]]:
@@ -29,9 +27,6 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], source: Source) -> di
         ValueError: an unknown method, a network of the user's own, or one that does not fit the data.
         ModuleNotFoundError: the backend's framework is not installed.
     """
-    network = check(recipe, source)
-    if network is None:
-        raise ValueError(f"net must be one of the zoo for this, got {recipe.net!r}")
     build = trainers.load(recipe.backend).make_trainer
     with Loader(
         source, batch_size=recipe.batch_size, seed=recipe.seed, frames=recipe.frames, size=recipe.size
@@ -39,20 +34,13 @@ def gradient_norms(recipe: Recipe, methods: Sequence[str], source: Source) -> di
         images, labels = next(loader.epoch(1))
     norms: dict[str, dict[str, float]] = {}
     for name in methods:
-        schedule = METHODS[known("method", name, METHODS)].schedule
-        if schedule is not None and recipe.coefficient is not None:
-            schedule = recipe.coefficient
-        taps = () if schedule is None else recipe.taps or network.default_taps
-        options = TrainerOptions(
-            taps=taps,
-            branch=recipe.branch,
-            loss=recipe.loss,
-            precision=recipe.precision,
-            events=source.events,
-            seed=recipe.seed,
-        )
-        trainer = build(network, first_weights(recipe, network, source, taps), options)
-        coefficient = 0.0 if schedule is None else schedule.resolve(total_steps=1)(0)
+        given = recipe.with_method(name)
+        network = check(given, source)
+        if network is None:
+            raise ValueError(f"net must be one of the zoo for this, got {recipe.net!r}")
+        options = options_of(given, network, events=source.events)
+        trainer = build(network, first_weights(given, network, source, options.taps), options)
+        coefficient = 0.0 if given.schedule is None else given.schedule.resolve(total_steps=1)(0)
         gradients = trainer.gradients(images, labels, coefficient)
         norms[name] = {
             weight.removesuffix(".weight"): float(np.linalg.norm(np.asarray(gradients[weight], np.float64)))

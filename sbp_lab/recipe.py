@@ -15,10 +15,12 @@ from sbp_core import LIFSpec, LossSpec, NetworkSpec, Schedule, ShortcutSpec, val
 from sbp_core.signal import at_identity
 from sbp_core.specs.base import Spec
 from sbp_core.specs.branches import BranchName
+from sbp_core.specs.networks.blocks import Blocks
+from sbp_core.specs.networks.norm import Norm
 from sbp_lab import networks, trainers
 from sbp_lab.augment import Augmentation
 from sbp_lab.events import Frames
-from sbp_lab.methods import METHODS
+from sbp_lab.methods import Method, method_of
 from sbp_lab.names import known
 from sbp_lab.optimizers import AdamW, Decay, LearningRate, Optimizer, milestones_of
 
@@ -45,10 +47,13 @@ class Recipe(Spec):
         width: channels of the network's first stage, all others in proportion; None: as published.
         time_steps: how often an image is shown, or frames of an event recording.
         neuron: every neuron of the network; None: the network's own.
+        norm: every normalisation, "batch", "tdbn" or "tebn"; None: the network's own.
+        blocks: of a residual network, "standard", "sew", "ms" or "max"; None: the network's own.
         start: of the weights: "default", as drawn; "identity", at which blocks pass spikes and gradients on, with the
             neurons' threshold and surrogate set for it (docs/doctor.md); "calibrated", that, and every layer scaled on
             the first batch into a healthy range of rates.
-        method: vanilla, shortcut or evolutionary.
+        method: a training method, or several at once, "losses+sew". What it states holds where the field here is as in
+            ``Recipe()``; what it states of neuron and loss always.
         coefficient: schedule of the branches' weight; None: the method's.
         taps: parts that get a branch; None: the network's own choice.
         branch: what a branch is: "linear", the paper's, or "convolutional".
@@ -89,6 +94,8 @@ class Recipe(Spec):
     width: int | None = None
     time_steps: int = 4
     neuron: LIFSpec | None = None
+    norm: Norm | None = None
+    blocks: Blocks | None = None
     start: Start = "default"
     method: str = "evolutionary"
     coefficient: Schedule | None = None
@@ -117,14 +124,15 @@ class Recipe(Spec):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a name, got {getattr(self, name)!r}")
         known("backend", self.backend, trainers.TRAINERS)
-        known("method", self.method, METHODS)
+        method = method_of(self.method)
         if not self.data:
             raise ValueError("data must name a data set, got ''")
         self._check_net()
+        self._check_method(method)
         for name, family in SPECS.items():
             if getattr(self, name) is not None or name in ("loss", "optimizer"):
                 _check_spec(name, getattr(self, name), family)
-        if self.coefficient is not None and METHODS[self.method].schedule is None:
+        if self.coefficient is not None and not method.branches:
             raise ValueError(f"coefficient must be left out with method={self.method!r}, which has no branches")
         if self.taps is not None:
             ShortcutSpec(taps=self.taps)
@@ -144,6 +152,19 @@ class Recipe(Spec):
             raise ValueError(f"net must be a network of the zoo or module:function, got {self.net!r}")
         elif self.width is not None:
             raise ValueError(f"width must be left out with a network of your own, net={self.net!r}; got {self.width!r}")
+
+    def _check_method(self, method: Method) -> None:
+        for name, allowed in (("norm", Norm), ("blocks", Blocks)):
+            if getattr(self, name) is not None:
+                validation.choice(name, getattr(self, name), get_args(allowed))
+                if self.own:
+                    raise ValueError(f"{name} must be left out with a network of your own, net={self.net!r}")
+        changed = sorted({key.partition(".")[0] for key in method.states} & {"norm", "blocks", "neuron"})
+        if self.own and changed:
+            raise ValueError(
+                f"method={self.method!r} states the network's {changed[0]}, which a network of your own, "
+                f"net={self.net!r}, has to do by itself"
+            )
 
     def _check_numbers(self) -> None:
         for name in ("time_steps", "epochs", "batch_size", "accumulate"):
@@ -186,7 +207,52 @@ class Recipe(Spec):
     @property
     def schedule(self) -> Schedule | None:
         """The branches' coefficient over the steps, not yet resolved; None for a network without branches."""
-        return METHODS[self.method].schedule if self.coefficient is None else self.coefficient
+        schedule: Schedule | None = self.applied.coefficient
+        return schedule
+
+    @property
+    def applied(self) -> Self:
+        """The recipe with all that its method states among its own fields.
+
+        Example:
+            >>> Recipe(method="tet+sew").applied.blocks, Recipe(method="tet+sew").applied.loss.per_step
+            ('sew', True)
+        """
+        states = method_of(self.method).states
+        kept = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        return self._stated({name: value for name, value in states.items() if name not in kept})
+
+    def with_method(self, method: str | Method) -> Self:
+        """Return the recipe of another method; a coefficient of its own is kept where the method has branches.
+
+        Args:
+            method: a name, or a method of your own: what that states then stands in the recipe's fields.
+
+        Raises:
+            ValueError: an unknown name, or a method that does not go with the recipe.
+
+        Example:
+            >>> Recipe(method="evolutionary").with_method("losses+sew").schedule
+            Evolutionary(initial=1.0, total_steps=None, per='step')
+        """
+        if isinstance(method, Method):
+            base = self.with_method("evolutionary" if method.branches else "vanilla")
+            return base._stated(method.states)
+        branches = method_of(method).branches
+        return self.replace(method=method, coefficient=self.coefficient if branches else None)
+
+    def _stated(self, states: Mapping[str, Any]) -> Self:
+        """Return the recipe with fields, and fields of fields, set."""
+        changes: dict[str, Any] = {name: value for name, value in states.items() if "." not in name}
+        parts: dict[str, dict[str, Any]] = {}
+        for name, value in states.items():
+            field, _, part = name.partition(".")
+            if part:
+                parts.setdefault(field, {})[part] = value
+        for field, values in parts.items():
+            held = changes.get(field, getattr(self, field))
+            changes[field] = (networks.neuron_of(self.net) if held is None else held).replace(**values)
+        return self.replace(**changes) if changes else self
 
     def learning_rates(self, *, total_steps: int, steps_per_epoch: int) -> LearningRate:
         """Return the learning rate of each step, counted from 0.
@@ -215,9 +281,11 @@ class Recipe(Spec):
         """
         if self.own:
             raise ValueError(f"net={self.net!r} is a network of your own: it has no spec")
-        given: dict[str, Any] = {} if self.neuron is None else {"neuron": self.neuron}
+        applied = self.applied
+        given = {name: getattr(applied, name) for name in ("neuron", "norm") if getattr(applied, name) is not None}
         found = networks.build(
             self.net,
+            blocks=applied.blocks,
             width=self.width,
             size=(self.frames.size if self.frames is not None else self.size) or size,
             num_classes=num_classes,
@@ -225,10 +293,10 @@ class Recipe(Spec):
             time_steps=self.time_steps,
             **given,
         )
-        if self.start != "default":
+        if applied.start != "default":
             found = at_identity(found)
-        if self.taps is not None:
-            ShortcutSpec(taps=self.taps).check_taps(found.tap_channels)
+        if applied.taps is not None:
+            ShortcutSpec(taps=applied.taps).check_taps(found.tap_channels)
         return found
 
     @classmethod

@@ -17,8 +17,7 @@ from typing import Any, NamedTuple
 from sbp_core import validation
 from sbp_lab.environment import machine, versions
 from sbp_lab.files import finite, write_json
-from sbp_lab.methods import METHODS
-from sbp_lab.names import known
+from sbp_lab.methods import PAPERS, Method, method_of
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import RESULTS, Run
 
@@ -126,6 +125,7 @@ class Plan:
         nets: networks.
         methods: methods.
         seeds: seeds.
+        own: methods of one's own, among the names.
 
     Raises:
         ValueError: an unknown name, or one that is there twice, or none; the message names the field.
@@ -139,8 +139,9 @@ class Plan:
     recipe: Recipe
     data: tuple[str, ...]
     nets: tuple[str, ...]
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = PAPERS
     seeds: tuple[int, ...] = (0, 1, 2)
+    own: tuple[Method, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("data", "nets", "methods", "seeds"):
@@ -151,8 +152,8 @@ class Plan:
                 raise ValueError(
                     f"{name} must not repeat a name, the same runs twice; got {', '.join(map(str, values))}"
                 )
-        for method in self.methods:
-            known("methods", method, METHODS)
+        for name in self.methods:
+            self.method_of(name)
         for seed in self.seeds:
             validation.count("seeds", seed, 0)
         # a seed more makes no other mistake
@@ -161,6 +162,14 @@ class Plan:
             raise ValueError(f"data and nets must differ in more than punctuation, got {self.data}, {self.nets}")
         for cell in firsts:
             self.recipe_of(cell)
+
+    def method_of(self, name: str) -> Method:
+        """Return one of the methods.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        return next((method for method in self.own if method.name == name), None) or method_of(name, "methods")
 
     def cells(self) -> list[Cell]:
         """Return every run, in the order of the tables."""
@@ -176,14 +185,8 @@ class Plan:
         Raises:
             ValueError: the shared recipe does not go with the cell.
         """
-        branches = METHODS[cell.method].schedule is not None
-        return self.recipe.replace(
-            data=cell.data,
-            net=cell.net,
-            method=cell.method,
-            seed=cell.seed,
-            coefficient=self.recipe.coefficient if branches else None,
-        )
+        own = next((method for method in self.own if method.name == cell.method), cell.method)
+        return self.recipe.replace(data=cell.data, net=cell.net, seed=cell.seed).with_method(own)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,8 +241,8 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a finite number becomes None."""
         plan = self.plan
-        schedules = {name: plan.recipe.coefficient or METHODS[name].schedule for name in plan.methods}
-        schedules |= {name: None for name in plan.methods if METHODS[name].schedule is None}
+        first = {cell.method: plan.recipe_of(cell) for cell in plan.cells()}
+        schedules = {name: first[name].schedule for name in plan.methods}
         content: dict[str, Any] = finite(
             {
                 "schema": SCHEMA,
@@ -249,6 +252,7 @@ class Comparison:
                 "data": plan.data,
                 "nets": plan.nets,
                 "methods": {name: schedule and schedule.to_dict() for name, schedule in schedules.items()},
+                "own": [method.to_dict() for method in plan.own],
                 "seeds": plan.seeds,
                 "jobs": self.jobs,
                 "versions": dict(self.versions),
@@ -291,6 +295,7 @@ class Comparison:
                 nets=tuple(content["nets"]),
                 methods=tuple(content["methods"]),
                 seeds=tuple(content["seeds"]),
+                own=tuple(map(Method.from_dict, content.get("own", ()))),
             )
             found = cls(
                 plan=plan,

@@ -27,12 +27,13 @@ def first_weights(recipe: Recipe, spec: NetworkSpec, source: Source, taps: tuple
         source: the data.
         taps: parts with a branch; then the names are those of :func:`sbp_core.reference.networks.initial_weights`.
     """
+    start = recipe.applied.start
     drawn = initial_weights(spec, recipe.seed, taps, recipe.branch)
-    if recipe.start == "default":
+    if start == "default":
         return drawn
     prefix = "main." if taps else ""
     main = {name.removeprefix(prefix): value for name, value in drawn.items() if name.startswith(prefix)}
-    if recipe.start == "identity":
+    if start == "identity":
         changed: Mapping[str, Any] = identity_weights(spec, main)
     else:
         changed = calibrated(recipe, spec, main, source).after

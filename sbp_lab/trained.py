@@ -85,7 +85,7 @@ class Trained:
         """
         name = self.recipe.backend if backend is None else backend
         options = TrainerOptions(
-            loss=self.recipe.loss,
+            loss=self.recipe.applied.loss,
             optimizer=SGD(momentum=0.0),
             precision=self.recipe.precision,
             events=self.inputs.events,

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Union, get_a
 
 from cyclopts import Group, Parameter
 
-from sbp_core import LIFSpec, Surrogate, as_surrogate
+from sbp_core import Surrogate, as_surrogate
 from sbp_core.specs.surrogates import FAMILIES, of_half_width
 from sbp_lab import networks, recipes
 from sbp_lab.cli.descriptions import described
 from sbp_lab.cli.usage import UsageError, blamed_on, spelt
 from sbp_lab.events import Frames
-from sbp_lab.methods import METHODS
+from sbp_lab.methods import METHODS, method_of
 from sbp_lab.recipe import SPECS, Recipe
 
 P = ParamSpec("P")
@@ -36,7 +36,8 @@ TRAINING = ("optimizer", "learning_rate", "warm_up", "decay", "milestones", "epo
 
 _HELP = {
     "net": f"A network, {', '.join(networks.NETWORKS)}; or one of your own, module:function.",
-    "method": "; ".join(f"{method.name}: {method.summary}" for method in METHODS.values()) + ".",
+    "method": "; ".join(f"{method.name}: {method.summary}" for method in METHODS.values())
+    + ". Several at once: losses+sew.",
     "neuron.surrogate": "NAME[:HALF_WIDTH], surrogate gradient. HALF_WIDTH, one measure for all: how far from the "
     f"threshold it falls to half its height. {', '.join(FAMILIES)}.",
 }
@@ -130,8 +131,7 @@ def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     for name, value in changes.items():
         if "." not in name:
             values[name] = value
-    method = METHODS.get(values["method"])
-    if "method" in changes and "coefficient" not in changes and method is not None and method.schedule is None:
+    if "method" in changes and "coefficient" not in changes and not method_of(values["method"]).branches:
         values["coefficient"] = None
     for name, value in changes.items():
         field, _, part = name.partition(".")
@@ -164,11 +164,9 @@ def _default(field: str, held: str | None, recipe: Recipe, values: Mapping[str, 
     if held is not None:
         return {"kind": held}
     if field == "neuron":
-        make = networks.NETWORKS.get(values["net"])
-        neuron = getattr(make(), "neuron", None) if make is not None else None
-        return (neuron or LIFSpec()).to_dict()
+        return networks.neuron_of(values["net"]).to_dict()
     if field == "coefficient":
-        schedule = METHODS[values["method"]].schedule if values["method"] in METHODS else None
+        schedule = method_of(values["method"]).states.get("coefficient")
         if schedule is None:
             raise ValueError(f"coefficient must be left out with method={values['method']!r}, which has no branches")
         return schedule.to_dict()

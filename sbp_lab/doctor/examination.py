@@ -102,7 +102,12 @@ def examine(case: Case, source: Source, *, batches: int, state: Weights | None =
             raise ValueError(f"batches must be at most {loader.steps_per_epoch}, of {recipe.batch_size}; got {batches}")
         found = [_hard(batch) for batch in itertools.islice(loader.epoch(1), batches)]
     built = Built(
-        case.spec, state or case.weights, case.taps, recipe.branch, recipe.loss, _coefficient(recipe, total_steps=1)
+        case.spec,
+        state or case.weights,
+        case.taps,
+        recipe.branch,
+        recipe.applied.loss,
+        _coefficient(recipe, total_steps=1),
     )
     return DIAGNOSE[recipe.backend](built, found)
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sbp_core import Evolutionary, LIFSpec, LossSpec
-from sbp_core.reference.networks import initial_weights
 from sbp_core.signal import Diagnosis
 from sbp_core.signal.feeds import structure_of
 from sbp_core.specs.networks import ResNetSpec
-from sbp_core.specs.networks.residual import ResidualNetworkSpec
-from sbp_core.specs.networks.sew_resnet import SEWResNetSpec
 from sbp_lab.data import Source
 from sbp_lab.doctor.examination import Case, start
 
@@ -81,7 +78,7 @@ def _closed(found: Diagnosis) -> float:
 
 
 def _start_need(case: Case, found: Diagnosis) -> float:
-    if case.recipe.start == "calibrated":
+    if case.recipe.applied.start == "calibrated":
         return 0.0
     structure = structure_of(case.spec)
     lost = 2.0 * _parts(found) * _noise(found) if structure.ends or structure.plain else 0.0
@@ -93,14 +90,8 @@ def _apart(case: Case, source: Source) -> Case:
     return start(case.recipe.replace(method="evolutionary", coefficient=coefficient, loss=loss), source)
 
 
-def _sew(case: Case, source: Source) -> Case:
-    spec = case.spec
-    if not isinstance(spec, ResidualNetworkSpec):
-        raise TypeError(f"net must be residual, got {spec.kind}")
-    names = ("depths", "widths", "stem", "num_classes", "in_channels", "time_steps", "neuron", "norm")
-    made = SEWResNetSpec(**{name: getattr(spec, name) for name in names})
-    taps = Case(case.recipe, made, {}).taps
-    return Case(case.recipe, made, initial_weights(made, case.recipe.seed, taps, case.recipe.branch))
+def _blocks_need(case: Case, found: Diagnosis) -> float:
+    return 1.2 * _parts(found) if isinstance(case.spec, ResNetSpec) and not case.recipe.own else 0.0
 
 
 def _wider(case: Case, source: Source) -> Case:
@@ -132,8 +123,8 @@ REMEDIES: tuple[Remedy, ...] = (
     Remedy(
         name="SEW blocks",
         predicts="the identity path has no neuron on it, so that spikes and gradients pass each block by structure",
-        need=lambda case, found: 1.2 * _parts(found) if isinstance(case.spec, ResNetSpec) else 0.0,
-        apply=_sew,
+        need=_blocks_need,
+        apply=lambda case, source: start(case.recipe.replace(blocks="sew"), source),
     ),
     Remedy(
         name="threshold halved",

@@ -72,7 +72,7 @@ def build(
     network = network_of(recipe, source, loader.sample_shape)
     options = options_of(recipe, network, events=len(loader.sample_shape) == 4)
     weights = None
-    if recipe.start != "default" and isinstance(network, NetworkSpec):
+    if recipe.applied.start != "default" and isinstance(network, NetworkSpec):
         weights = first_weights(recipe, network, source, options.taps)
     return Built(make(network, weights, options), loader)
 
@@ -87,6 +87,7 @@ def network_of(recipe: Recipe, source: Source, sample_shape: tuple[int, ...]) ->
     }
     if not recipe.own:
         return recipe.network(**given)
+    recipe = recipe.applied
     own = OwnNetwork(function=recipe.net, time_steps=recipe.time_steps, **given)
     if recipe.start != "default":
         made = own.make()
@@ -112,6 +113,7 @@ def network_of(recipe: Recipe, source: Source, sample_shape: tuple[int, ...]) ->
 
 def options_of(recipe: Recipe, network: Network, *, events: bool) -> TrainerOptions:
     """Return the trainer's part of a recipe."""
+    recipe = recipe.applied
     taps: tuple[str, ...] = ()
     if recipe.schedule is not None:
         if recipe.taps is not None:

@@ -18,6 +18,8 @@ OTHER = Recipe(
     width=8,
     time_steps=3,
     neuron=LIFSpec(decay=0.25, reset="none", input_gain="complement", surrogate=Rectangle(width=3.0)),
+    norm="tdbn",
+    blocks="sew",
     method="shortcut",
     coefficient=Constant(value=0.1, total_steps=None),
     taps=("stage1", "stage2"),

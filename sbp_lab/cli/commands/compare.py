@@ -20,7 +20,7 @@ from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
 from sbp_lab.cli.usage import UsageError, blamed_on
 from sbp_lab.environment import processors
 from sbp_lab.files import write_bytes
-from sbp_lab.methods import METHODS
+from sbp_lab.methods import METHODS, Method, read_method
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
 from sbp_lab.results import Cell, Comparison, Plan, finished
@@ -35,7 +35,12 @@ def compare(
     data: Annotated[str | None, Parameter(help=f"Data sets, {_LISTED}; the recipe's unless given.")] = None,
     net: Annotated[str | None, Parameter(name=["--net", "--nets"], help=f"Networks, {_LISTED}.")] = None,
     methods: Annotated[
-        str | None, Parameter(name=["--methods", "--method"], help=f"Of {', '.join(METHODS)}; {_LISTED}.")
+        str | None,
+        Parameter(
+            name=["--methods", "--method"],
+            help=f"Of {', '.join(METHODS)}, several at once with +, losses+sew; TOML files of your own; {_LISTED}. "
+            "vanilla,shortcut,evolutionary unless given.",
+        ),
     ] = None,
     seeds: Annotated[str | None, Parameter(help="How many, 0, 1, ...; or which, 0,4,7. 3 unless given.")] = None,
     jobs: Annotated[int, Parameter(help="Runs at a time, each with one thread; 0 for one per processor.")] = 0,
@@ -48,7 +53,7 @@ def compare(
     ] = None,
     data_folder: DataFolder = DATA_FOLDER,
 ) -> None:
-    """Train vanilla, shortcut and evolutionary over several seeds; a table, a report, results.json and a plot.
+    """Train methods over several seeds, vanilla, shortcut and evolutionary; a table, a report, results.json and a plot.
 
     Accuracy is the main output's alone, as in inference. At equal seeds every method and framework starts alike.
     """
@@ -61,14 +66,17 @@ def compare(
         with blamed_on("--resume"):
             before = Comparison.read(resume)
     plan = before.plan if before is not None else Plan(recipe=recipe, data=(recipe.data,), nets=(recipe.net,))
+    with blamed_on("--methods"):
+        names, own = _methods(methods)
     with blamed_on(among=("methods", "seeds", "data", "net", "coefficient")):
         plan = replace(
             plan,
             recipe=recipe,
             data=_words(data) or plan.data,
             nets=_words(net) or plan.nets,
-            methods=_words(methods) or plan.methods,
+            methods=names or plan.methods,
             seeds=_seeds(seeds) or plan.seeds,
+            own=own or plan.own,
         )
     for group in plan.groups():
         opened(plan.recipe.replace(data=group[0], net=group[1]), data_folder)
@@ -149,6 +157,13 @@ def _line(plan: Plan, cell: Cell, run: Run) -> str:
         f"{_name(plan, cell)}: accuracy {run.accuracy * 100:.1f} %, "
         f"first / last gradient {run.gradient_ratio:.2g}, {run.step_ms:.1f} ms per step, {run.seconds:.0f} s"
     )
+
+
+def _methods(text: str | None) -> tuple[tuple[str, ...] | None, tuple[Method, ...]]:
+    """Return the methods' names, and those that are files."""
+    words = _words(text) or ()
+    own = {word: read_method(Path(word)) for word in words if word.endswith(".toml")}
+    return tuple(own[word].name if word in own else word for word in words) or None, tuple(own.values())
 
 
 def _words(text: str | None) -> tuple[str, ...] | None:

@@ -9,7 +9,7 @@ from sbp_lab.cli.folders import Out, new_folder
 from sbp_lab.cli.options import TRAINING, with_recipe
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
 from sbp_lab.cli.usage import UsageError
-from sbp_lab.methods import METHODS
+from sbp_lab.methods import PAPERS
 from sbp_lab.recipe import Recipe
 
 
@@ -29,7 +29,7 @@ def gradients(recipe: Recipe, *, out: Out = None, data_folder: DataFolder = DATA
         raise UsageError(f"net must be one of the zoo for this, got {recipe.net!r}", "--net")
     source = opened(recipe, data_folder)
     with new_folder(out, "gradients") as folder:
-        norms = gradient_norms(recipe, tuple(METHODS), source)
+        norms = gradient_norms(recipe, PAPERS, source)
         console = Console()
         title = f"{describe_network(recipe)}, at initialisation, one batch of {recipe.batch_size}, {recipe.backend}"
         table = Table(title=title)
