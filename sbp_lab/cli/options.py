@@ -13,7 +13,7 @@ from typing import Annotated, Any, Concatenate, Literal, ParamSpec, Union, get_a
 
 from cyclopts import Group, Parameter
 
-from sbp_core import Surrogate, as_surrogate
+from sbp_core import Schedule, Surrogate, as_surrogate
 from sbp_core.specs.surrogates import FAMILIES, of_half_width
 from sbp_lab import networks, recipes
 from sbp_lab.cli.descriptions import described
@@ -166,7 +166,7 @@ def _default(field: str, held: str | None, recipe: Recipe, values: Mapping[str, 
     if field == "neuron":
         return networks.neuron_of(values["net"]).to_dict()
     if field == "coefficient":
-        schedule = method_of(values["method"]).states.get("coefficient")
+        schedule: Schedule | None = method_of(values["method"]).states.get("coefficient")
         if schedule is None:
             raise ValueError(f"coefficient must be left out with method={values['method']!r}, which has no branches")
         return schedule.to_dict()

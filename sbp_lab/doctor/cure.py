@@ -30,7 +30,7 @@ class Tried(NamedTuple):
     weights: Weights
 
     def is_a_recipe(self, source: Source) -> bool:
-        """Whether the recipe alone makes this network: other blocks, say, need a network of another name."""
+        """Whether the recipe alone makes this network: of one of your own it does not set the neuron."""
         made = start(self.case.recipe, source)
         return made.spec == self.case.spec and made.taps == self.case.taps
 

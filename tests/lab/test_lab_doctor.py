@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sbp_core import LIFSpec
+from sbp_core.specs.networks.blocks import with_blocks
 from sbp_lab.data import open_data
 from sbp_lab.doctor import REMEDIES, Trial, Tried, cure, examine, ranked, start, train
 from sbp_lab.recipe import Recipe
@@ -141,11 +142,13 @@ def test_fix_writes_the_recipe_that_makes_the_network_that_did_best(tmp_path):
 
 def test_what_no_recipe_can_hold_is_not_the_fix(case, digits):
     trial, better = (Trial(steps=1, losses=(1.0,), accuracy=accuracy) for accuracy in (0.1, 0.9))
-    blocks = BY_NAME["SEW blocks"].apply(case, digits)
-    tried = [Tried("as it is", case, trial, case.weights), Tried("SEW blocks", blocks, better, blocks.weights)]
+    # the recipe does not say its neuron
+    other = case._replace(spec=case.spec.replace(neuron=LIFSpec(threshold=0.9)))
+    tried = [Tried("as it is", case, trial, case.weights), Tried("a neuron", other, better, other.weights)]
     found = cure(case, digits, tried, batches=2)
     assert found.best is tried[0]
     assert found.after is found.before
-    reset = BY_NAME["detached reset"].apply(case, digits)
-    tried.append(Tried("detached reset", reset, better, reset.weights))
+    blocks = BY_NAME["SEW blocks"].apply(case, digits)
+    assert blocks.spec == with_blocks(case.spec, "sew")
+    tried.append(Tried("SEW blocks", blocks, better, blocks.weights))
     assert cure(case, digits, tried, batches=2).best is tried[2]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sbp_core import Constant, Evolutionary, LossSpec, Rectangle, network_spec
+from sbp_core import Constant, Evolutionary, LossSpec, network_spec
 from sbp_core.specs.networks.blocks import with_blocks
 from sbp_lab.data import open_data
 from sbp_lab.methods import METHODS, PAPERS, method_of, read_method
@@ -33,8 +33,8 @@ STATED = {
     "sew": ("sew_resnet", {"join": "add"}, {}, SUMMED, None),
     "ms": ("ms_resnet", {"downsample": "stride", "residual_scale": 0.0}, {}, SUMMED, None),
     "max": ("ms_resnet", {"downsample": "max", "residual_scale": 1.0}, {}, SUMMED, None),
-    "identity": ("resnet", {}, {"threshold": 0.5, "surrogate": Rectangle(height=0.5, width=2.0)}, SUMMED, None),
-    "calibrated": ("resnet", {}, {"threshold": 0.5, "surrogate": Rectangle(height=0.5, width=2.0)}, SUMMED, None),
+    "identity": ("resnet", {}, {"threshold": 0.5}, SUMMED, None),
+    "calibrated": ("resnet", {}, {"threshold": 0.5}, SUMMED, None),
 }
 
 
@@ -191,6 +191,12 @@ def test_a_file_that_is_no_method_is_named(text, message, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_method(tmp_path / "mine.toml")
+
+
+def test_methods_are_listed_with_what_they_do():
+    done = sbp("methods")
+    assert done.exit_code == 0
+    assert all(method.name in done.output and method.summary in done.output for method in METHODS.values())
 
 
 def test_the_papers_methods_are_known():
