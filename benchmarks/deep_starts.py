@@ -18,11 +18,12 @@ from sbp_lab.recipe import Recipe
 FILE = RESULTS / "deep_starts.json"
 #: Network: time steps, and steps of training.
 NETS = {"resnet68": (2, 100), "vgg25": (2, 150), "tutorial": (4, 150)}
-STARTS = ("default", "calibrated", "identity")
+#: Start and seed; the identity is the calibrated start without its scaling.
+STARTS = (("default", 0), ("calibrated", 0), ("identity", 0), ("default", 1), ("calibrated", 1))
 EVERY = 10
 
 
-def run(net, name, seed=0):
+def run(net, name, seed):
     """Train a network from a start; losses of all steps, accuracy after every tenth."""
     time_steps, steps = NETS[net]
     recipe = Recipe(
@@ -59,14 +60,14 @@ def main():
     torch.set_num_threads(1)
     rows = json.loads(FILE.read_text())["runs"] if FILE.is_file() else []
     for net in NETS:
-        for name in STARTS:
-            if any((row["net"], row["start"]) == (net, name) for row in rows):
+        for name, seed in STARTS:
+            if any((row["net"], row["start"], row["seed"]) == (net, name, seed) for row in rows):
                 continue
-            rows.append(run(net, name))
+            rows.append(run(net, name, seed))
             write(FILE, {"every": EVERY, "runs": rows})
             row = rows[-1]
             print(
-                f"{net}, {name}: after {len(row['losses'])} steps loss "
+                f"{net}, {name}, seed {seed}: after {len(row['losses'])} steps loss "
                 f"{row['losses'][-1]:.2f}, accuracy {100 * row['accuracies'][-1]:.1f} %; {row['seconds']:.0f} s",
                 flush=True,
             )

@@ -81,7 +81,7 @@ def deep_starts(result, path):
     for column, net in enumerate(nets):
         for run in (run for run in result["runs"] if run["net"] == net):
             steps = range(result["every"], len(run["losses"]) + 1, result["every"])
-            style = {"color": COLOURS[run["start"]], "label": run["start"]}
+            style = {"color": COLOURS[run["start"]], "label": run["start"] if run["seed"] == 0 else None}
             # one start is the other's where every layer fires as it is
             style |= {"linestyle": "--", "linewidth": 2.5} if run["start"] == "identity" else {}
             axes[0, column].plot(range(1, len(run["losses"]) + 1), run["losses"], **style)

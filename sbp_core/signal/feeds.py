@@ -47,12 +47,14 @@ class Structure(NamedTuple):
     Attributes:
         feeds: what goes into each layer of neurons, in the order in which they run.
         ends: paths of the last layer with weights of each residual path that joins its identity by "add" or "iand".
+        lone: neurons that get the spikes of an identity path, or what a residual path ends in, and no more.
         plain: convolutions and linear layers between two neurons that have no identity beside them, and the channels
             of the neurons before them for inputs.
     """
 
     feeds: tuple[Feed, ...]
     ends: tuple[str, ...]
+    lone: tuple[str, ...]
     plain: tuple[Placed, ...]
 
 
@@ -67,12 +69,12 @@ def structure_of(spec: NetworkSpec) -> Structure:
         stem.neuron ('stem.bn',)
         layer1.0.neuron1 ('layer1.0.bn1',)
         layer1.0.neuron2 ()
-        >>> found.ends
-        ('layer1.0.bn2',)
+        >>> found.ends, found.lone
+        (('layer1.0.bn2',), ('layer1.0.neuron2',))
     """
     walker = _Walker()
     walker.follow(spec.body, "", spec.input_shape(timed=not spec.repeats), frozenset(), plain=True)
-    return Structure(tuple(walker.feeds), tuple(walker.ends), tuple(walker.plain))
+    return Structure(tuple(walker.feeds), tuple(walker.ends), tuple(walker.lone), tuple(walker.plain))
 
 
 #: Paths of layers that a value is a multiple of the weights of, all together; nothing where it is not.
@@ -83,6 +85,7 @@ class _Walker:
     def __init__(self) -> None:
         self.feeds: list[Feed] = []
         self.ends: list[str] = []
+        self.lone: list[str] = []
         self.plain: list[Placed] = []
         # with weights, since the last neuron; and whether something else came between that leaves no spikes of a map
         self._passed: list[Placed] = []
@@ -124,6 +127,8 @@ class _Walker:
         last = body or (frozenset(inside[-1].layers) if inside else frozenset())
         if isinstance(layer.joined, kinds.Add | kinds.AndNot):
             self.ends += sorted(last - sources)
+            # a path that ends in a neuron ends in its weights
+            self.lone += [inside[-1].neuron] if last and not body else []
         identity = sources
         if layer.shortcut is not None:
             _, identity = self.follow(layer.shortcut, f"{path}.downsample", shape, sources, plain=False)
@@ -133,7 +138,11 @@ class _Walker:
         self._begin()
         if layer.after is None:
             return end, joined
-        return self.follow(layer.after, path, end, joined, plain=False)
+        before = len(self.feeds)
+        found = self.follow(layer.after, path, end, joined, plain=False)
+        if isinstance(layer.joined, kinds.Add) and not identity:
+            self.lone += [feed.neuron for feed in self.feeds[before : before + 1]]
+        return found
 
     def _begin(self) -> None:
         self._passed.clear()

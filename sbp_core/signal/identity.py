@@ -52,14 +52,15 @@ def passing(neuron: LIFSpec) -> LIFSpec:
 def at_identity(spec: NetworkSpec) -> NetworkSpec:
     """Return the network with every neuron :func:`passing`: its first weights are :func:`identity_weights`.
 
-    A network without residual paths stays as it is: its weights alone begin near the identity.
+    A network in which no neuron gets an identity path's spikes or a small residual path alone stays as it is, a plain
+    one or MS-ResNet: its weights alone begin near the identity.
 
     Example:
         >>> from sbp_core import resnet18_spec
         >>> at_identity(resnet18_spec()).neuron.threshold
         0.5
     """
-    if not structure_of(spec).ends:
+    if not structure_of(spec).lone:
         return spec
     if isinstance(getattr(spec, "neuron", None), LIFSpec):
         changed: NetworkSpec = spec.replace(neuron=passing(getattr(spec, "neuron")))  # noqa: B009

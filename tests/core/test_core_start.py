@@ -38,18 +38,39 @@ def test_a_lone_spike_and_its_gradient_pass(spec):
 
 def test_readouts_and_neurons_deep_in_layers_of_ones_own():
     readout = LIFSpec.leaky_integrator()
-    first = sequence(fc=Linear(features=6), repeat=Repeat(time_steps=2))
-    block = Residual(body=sequence(neuron=Neuron(spec=LIFSpec(threshold=2.0)), fc=Linear(features=6)))
+    first = sequence(fc=Linear(features=6), repeat=Repeat(time_steps=2), neuron=Neuron(spec=LIFSpec(threshold=2.0)))
+    inner = sequence(neuron=Neuron(spec=LIFSpec(threshold=2.0)), fc=Linear(features=6))
+    block = Residual(body=inner, after=sequence(last=Neuron(spec=LIFSpec(threshold=3.0))))
     last = {"head": Linear(features=3), "out": Neuron(spec=readout), "mean": TimeMean()}
     net = CustomSpec(layers=sequence(flat=Flatten(), first=first, block=block, **last), size=(2, 2), num_classes=3)
-    assert dict(signal.at_identity(net).neurons()) == {"block.neuron": passing(LIFSpec()), "out": readout}
+    assert dict(signal.at_identity(net).neurons()) == {
+        "first.neuron": passing(LIFSpec()),
+        "block.neuron": passing(LIFSpec()),
+        "block.last": passing(LIFSpec()),
+        "out": readout,
+    }
     assert dict(net.neurons())["block.neuron"].threshold == 2.0
     weights = initial_weights(net, 0)
     small = signal.identity_weights(net, weights, residual=0.1)
     for part in ("weight", "bias"):
         np.testing.assert_allclose(small[f"block.fc.{part}"], 0.1 * weights[f"block.fc.{part}"], rtol=1e-6)
-    plain = network_spec("vgg11")
-    assert signal.at_identity(plain) is plain
+
+
+@pytest.mark.parametrize(
+    ("name", "lone"),
+    [
+        ("resnet18", ["layer1.0.neuron2", "layer1.1.neuron2"]),
+        ("sew_resnet18", ["layer1.0.neuron2", "layer2.0.neuron2"]),
+        ("spikformer_cifar", ["patch_embed.position.neuron", "block1.attn.proj.neuron", "block1.mlp.fc2.neuron"]),
+        ("ms_resnet18", []),
+        ("vgg11", []),
+    ],
+)
+def test_neurons_change_where_one_gets_a_lone_spike_or_a_small_path(name, lone):
+    spec = network_spec(name, **NARROW[name])
+    found = [path for path in structure_of(spec).lone if not path.startswith("block2")]
+    assert found == lone
+    assert (signal.at_identity(spec) is spec) == (not lone)
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
