@@ -20,7 +20,7 @@ from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
 from sbp_lab.results import Cell, Plan
 from sbp_lab.trainers import NotFiniteError
-from sbp_lab.training import DamagedError, EpochDone, Event, LockedError, train
+from sbp_lab.training import DamagedError, EpochDone, Event, LockedError, checkpoint, train
 from sbp_lab.workers import end_with_parent
 
 OnEpoch = Callable[[Cell, Epoch], None]
@@ -36,7 +36,14 @@ _events: Queue[tuple[Cell, Epoch]] | None = None
 
 
 def run_all(
-    plan: Plan, cells: Sequence[Cell], folder: Path, *, data_folder: Path, jobs: int, on_epoch: OnEpoch
+    plan: Plan,
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    data_folder: Path,
+    jobs: int,
+    on_epoch: OnEpoch,
+    keep_checkpoints: bool = False,
 ) -> Generator[tuple[Cell, Run | Failed], None, None]:
     """Train every cell, each in a folder of its own below ``folder``, and yield the runs as they finish.
 
@@ -52,17 +59,25 @@ def run_all(
         data_folder: what data lies in.
         jobs: how many at a time.
         on_epoch: called after each epoch of any run with its cell and its record.
+        keep_checkpoints: whether a run that is complete keeps them, thrice the size of its weights or more.
     """
     ordered = sorted(cells, key=lambda cell: plan.seeds.index(cell.seed))
     if jobs == 1:
         for cell in ordered:
-            yield cell, _train(plan.recipe_of(cell), folder / cell.folder, data_folder, partial(on_epoch, cell))
+            place = folder / cell.folder
+            yield cell, _train(plan.recipe_of(cell), place, data_folder, keep_checkpoints, partial(on_epoch, cell))
     elif ordered:
-        yield from _run_in_processes(plan, ordered, folder, data_folder, jobs, on_epoch)
+        yield from _run_in_processes(plan, ordered, folder, data_folder, jobs, on_epoch, keep_checkpoints)
 
 
 def _run_in_processes(
-    plan: Plan, cells: Sequence[Cell], folder: Path, data_folder: Path, jobs: int, on_epoch: OnEpoch
+    plan: Plan,
+    cells: Sequence[Cell],
+    folder: Path,
+    data_folder: Path,
+    jobs: int,
+    on_epoch: OnEpoch,
+    keep_checkpoints: bool,
 ) -> Generator[tuple[Cell, Run | Failed], None, None]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Any] = context.Queue()
@@ -79,7 +94,8 @@ def _run_in_processes(
     try:
         for cell in cells:
             place = folder / cell.folder
-            pool.submit(_work, cell, plan.recipe_of(cell), place, data_folder).add_done_callback(done.put)
+            future = pool.submit(_work, cell, plan.recipe_of(cell), place, data_folder, keep_checkpoints)
+            future.add_done_callback(done.put)
         left = len(cells)
         while left:
             _report(events, on_epoch)
@@ -117,18 +133,22 @@ def _start_worker(backend: str, events: Queue[Any]) -> None:
     trainers.load(backend).limit_threads()
 
 
-def _work(cell: Cell, recipe: Recipe, folder: Path, data_folder: Path) -> tuple[Cell, Run | Failed]:
+def _work(
+    cell: Cell, recipe: Recipe, folder: Path, data_folder: Path, keep_checkpoints: bool
+) -> tuple[Cell, Run | Failed]:
     events = _events
     if events is None:
         raise RuntimeError("_work must run in a process that _start_worker has prepared")
     try:
-        return cell, _train(recipe, folder, data_folder, lambda epoch: events.put((cell, epoch)))
+        return cell, _train(recipe, folder, data_folder, keep_checkpoints, lambda epoch: events.put((cell, epoch)))
     except KeyboardInterrupt:
         # not the next one from the queue: whoever asked this run to stop means all
         os._exit(1)
 
 
-def _train(recipe: Recipe, folder: Path, data_folder: Path, on_epoch: Callable[[Epoch], None]) -> Run | Failed:
+def _train(
+    recipe: Recipe, folder: Path, data_folder: Path, keep_checkpoints: bool, on_epoch: Callable[[Epoch], None]
+) -> Run | Failed:
     resume = folder.is_dir() and any(folder.iterdir())
     source = _source(recipe.data, data_folder)
 
@@ -137,7 +157,10 @@ def _train(recipe: Recipe, folder: Path, data_folder: Path, on_epoch: Callable[[
             on_epoch(event.epoch)
 
     try:
-        return train(recipe, folder, source=source, resume=resume, on_event=on_event)
+        run = train(recipe, folder, source=source, resume=resume, on_event=on_event)
+        if not keep_checkpoints:
+            checkpoint.remove(folder)
+        return run
     except (OSError, NotFiniteError, LockedError, DamagedError) as error:
         return Failed(str(error))
 

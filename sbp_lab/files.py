@@ -6,7 +6,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,40 @@ def write_json(path: Path, content: object) -> Path:
     """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     return write_bytes(path, text.encode())
+
+
+def read_json(path: Path, schema: str, what: str) -> dict[str, Any]:
+    """Read a file of JSON that says which schema it has.
+
+    Args:
+        path: of the file.
+        schema: that it must have.
+        what: it is, "a run".
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or of another schema; the message says which.
+    """
+    with sound(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    found = content.get("schema") if isinstance(content, dict) else None
+    if found != schema:
+        raise ValueError(f"{path} must be {what} of schema {schema!r}, which this version of sbp reads; got {found!r}")
+    return dict(content)
+
+
+@contextmanager
+def sound(path: Path) -> Iterator[None]:
+    """Say of a file that it is damaged where its content cannot be used.
+
+    Raises:
+        ValueError: in place of the ValueError, KeyError or TypeError of the block.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is damaged: {what}") from None
 
 
 def write_bytes(path: Path, content: bytes, *, before: Callable[[], object] = lambda: None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sbp_lab.environment import machine, versions
-from sbp_lab.files import finite, write_json
+from sbp_lab.files import finite, read_json, sound, write_json
 from sbp_lab.recipe import Recipe
 
 #: Of a run's results.json. What sbp 0.4 and before wrote, a whole comparison in one file, is told from it by its own.
@@ -154,20 +153,9 @@ class Run:
             ValueError: the file is damaged, or of another kind or version; the message says which.
         """
         path = folder / RESULTS
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(
-                f"{path} must be a run of schema {SCHEMA!r}, which this version of sbp reads; got {schema!r}"
-            )
-        try:
+        content = read_json(path, SCHEMA, "a run")
+        with sound(path):
             return cls._of(content)
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path} is damaged: {what}") from None
 
     @classmethod
     def _of(cls, content: Mapping[str, Any]) -> Run:

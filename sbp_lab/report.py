@@ -23,7 +23,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
 td { vertical-align: top; } th { vertical-align: bottom; font-weight: 600; }
 td, th { white-space: pre; } .name { text-align: left; }
-svg { width: 100%; height: auto; color: var(--ink); }
+svg { width: 100%; min-width: 42rem; height: auto; color: var(--ink); }
+svg text { fill: currentColor; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .8rem; font-size: .85rem; }
 """
 
@@ -33,7 +34,7 @@ def html(comparison: Comparison) -> str:
     plan, missing = comparison.plan, len(comparison.plan.cells()) - len(comparison.runs)
     state = f"<p>{missing} of {len(plan.cells())} runs are missing.</p>" if missing else ""
     pictures = "".join(
-        f"<h2>{escape(f'{net} on {data}')}</h2>{comparison_svg(comparison, (data, net))}"
+        f'<h2>{escape(f"{net} on {data}")}</h2><div class="wide">{comparison_svg(comparison, (data, net))}</div>'
         for data, net in plan.groups()
         if any(cell[:2] == (data, net) for cell in comparison.runs)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 import re
 import statistics
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from sbp_core import validation
 from sbp_lab.environment import machine, versions
-from sbp_lab.files import finite, write_json
+from sbp_lab.files import finite, read_json, sound, write_json
 from sbp_lab.methods import PAPERS, Method, method_of
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import RESULTS, Run
@@ -280,15 +279,8 @@ class Comparison:
             ValueError: the file is damaged, or of another kind or version; or a run is not what the plan says.
         """
         path = folder / RESULTS
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from None
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            earlier = ", which an earlier version of sbp wrote" if schema == "sbp.comparison/1" else ""
-            raise ValueError(f"{path} must be a comparison of schema {SCHEMA!r}; got {schema!r}{earlier}")
-        try:
+        content = read_json(path, SCHEMA, "a comparison")
+        with sound(path):
             plan = Plan(
                 recipe=Recipe.from_dict(content["recipe"]),
                 data=tuple(content["data"]),
@@ -304,9 +296,6 @@ class Comparison:
                 machine=content["machine"],
                 created=content["created"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-            raise ValueError(f"{path} is damaged: {what}") from None
         return dataclasses.replace(found, runs=finished(plan, folder))
 
 

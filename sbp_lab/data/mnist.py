@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from sbp_lab.data.files import Published, damaged
 from sbp_lab.data.idx import read_idx
 from sbp_lab.data.registry import data_set
-from sbp_lab.data.source import ArraySplit, Source
+from sbp_lab.data.source import ArraySplit, Source, Split
 
 _LAYOUT = (
     "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz "
@@ -45,6 +46,13 @@ def fashion_mnist(folder: Path | None) -> Source:
     return _open("fashion_mnist", FASHION, names, folder)
 
 
+@data_set("fashion_mnist_part")
+def fashion_mnist_part(folder: Path | None) -> Source:
+    """Return the first images of each class of Fashion-MNIST, 200 to train on and 50 to test: for a quick trial."""
+    whole = fashion_mnist(folder)
+    return replace(whole, train=_first(whole.train, 200), test=_first(whole.test, 50))
+
+
 def _open(name: str, published: Published, names: tuple[str, ...], folder: Path | None) -> Source:
     for place in published.places(folder):
         if any(_find(place, part, kind) for part in ("train", "t10k") for kind in ("images", "labels")):
@@ -77,6 +85,13 @@ def _split(place: Path, part: str, published: Published, classes: int) -> ArrayS
         )
     _check_labels(labels_path, labels, classes)
     return ArraySplit(images[..., None], labels)
+
+
+def _first(split: Split, count: int) -> ArraySplit:
+    """Return the first samples of each class, in their order."""
+    labels = split.labels
+    places = np.sort(np.concatenate([np.flatnonzero(labels == label)[:count] for label in np.unique(labels)]))
+    return ArraySplit(np.stack([np.asarray(split[place]) for place in places]), labels[places])
 
 
 def _check_labels(path: Path, labels: NDArray[np.uint8], classes: int) -> None:

@@ -126,6 +126,16 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, told
 
 
+def remove(folder: Path) -> None:
+    """Remove the checkpoints of a run that is complete: its weights and its curve stay.
+
+    Raises:
+        OSError: they cannot be removed.
+    """
+    for name in (CURRENT, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def tidy(folder: Path) -> None:
     """Remove what a process that was killed left half written."""
     for file in folder.iterdir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from sbp_lab.files import write_json
+from sbp_lab.files import read_json, sound, write_json
 from sbp_lab.trainers import StepResult
 
 FILE, SCHEMA = "first_steps.json", "sbp.first_steps/1"
@@ -131,15 +130,8 @@ class FirstSteps:
         file = folder / FILE
         if not file.is_file():
             raise FileNotFoundError(f"there is no {file}: no step of the run was made, or an earlier sbp made it")
-        try:
-            content = json.loads(file.read_text("utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: {error}") from None
-        schema = content.pop("schema", None) if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise ValueError(f"{file} must have schema {SCHEMA!r}, which this version of sbp reads; got {schema!r}")
-        try:
+        content = read_json(file, SCHEMA, "the first steps of a run")
+        del content["schema"]
+        with sound(file):
             steps = tuple(Step(**each) for each in content.pop("steps"))
             return cls(**content | {"devices": tuple(content["devices"]), "steps": steps})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged: {error}") from None

@@ -61,13 +61,16 @@ def test_compare_trains_the_methods_and_leaves_a_table_a_file_and_a_plot(backend
     assert "<svg" in (out / "report.html").read_text()
 
 
-def test_processes_side_by_side_find_what_one_process_finds(tmp_path):
+def test_processes_side_by_side_find_what_one_process_finds_and_checkpoints_of_what_ended_are_kept_if_asked(tmp_path):
     found = {}
     for jobs in ("1", "2"):
         out = tmp_path / jobs
         arguments = ["--methods", "vanilla,evolutionary", "--seeds", "1", "--epochs", "1", "--jobs", jobs]
+        arguments += ["--keep-checkpoints"] if jobs == "2" else []
         done = sbp("compare", *arguments, "--out", str(out), *TINY)
         assert done.exit_code == 0, done.output
+        assert len(list(out.glob("runs/**/last.safetensors"))) == 2
+        assert len(list(out.glob("runs/**/checkpoint*"))) == (2 if jobs == "2" else 0)
         found[jobs] = json.loads((out / "results.json").read_text())["runs"]
     assert [run["method"] for run in found["2"]] == ["vanilla", "evolutionary"]
     for alone, beside in zip(found["1"], found["2"], strict=True):

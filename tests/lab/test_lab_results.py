@@ -150,8 +150,8 @@ def test_a_plan_that_cannot_be_says_which_of_its_lists_is_wrong(change, message)
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ("{}", r"must be a comparison of schema 'sbp.comparison/2'; got None"),
-        ('{"schema": "sbp.comparison/1"}', "got 'sbp.comparison/1', which an earlier version of sbp wrote"),
+        ("{}", r"must be a comparison of schema 'sbp.comparison/2', which this version of sbp reads; got None"),
+        ('{"schema": "sbp.comparison/1"}', "which this version of sbp reads; got 'sbp.comparison/1'"),
         ('{"schema": "sbp.run/1"}', "got 'sbp.run/1'"),
         ('{"schema": "sbp.comparison/2"}', "is damaged: there is no 'recipe'"),
     ],
@@ -208,6 +208,8 @@ def test_the_plot_is_a_picture_even_of_few_runs_or_no_gradient_at_all(tmp_path, 
 
 def test_the_report_is_one_page_that_needs_nothing_else_with_every_run_and_a_picture(tmp_path):
     text = write_report(comparison(*FOUR), tmp_path / "report.html").read_text()
+    # black words of the picture would not be seen on a dark page
+    assert "svg text { fill: currentColor; }" in text
     # nothing is fetched: links are of the page itself, or names of XML's vocabularies
     assert not re.findall(r"""(?:src|href)=["'](?!#)[^"']*""", re.sub(r'xlink:href="#[^"]*"', "", text))
     assert not re.findall(r"url\((?!#)|@import|<script|<link", text)

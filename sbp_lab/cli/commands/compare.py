@@ -44,6 +44,9 @@ def compare(
     ] = None,
     seeds: Annotated[str | None, Parameter(help="How many, 0, 1, ...; or which, 0,4,7. 3 unless given.")] = None,
     jobs: Annotated[int, Parameter(help="Runs at a time, each with one thread; 0 for one per processor.")] = 0,
+    keep_checkpoints: Annotated[
+        bool, Parameter(help="Of finished runs too, not their weights alone.", negative="")
+    ] = False,
     out: Out = None,
     resume: Annotated[
         Path | None,
@@ -86,10 +89,10 @@ def compare(
         comparison = Comparison(plan=plan, jobs=jobs or processors(), runs=runs)
         if before is not None:
             comparison = replace(comparison, created=before.created)
-        _run(comparison, folder, data_folder)
+        _run(comparison, folder, data_folder, keep_checkpoints)
 
 
-def _run(comparison: Comparison, folder: Path, data_folder: Path) -> None:
+def _run(comparison: Comparison, folder: Path, data_folder: Path, keep_checkpoints: bool) -> None:
     from sbp_lab.comparison import Failed, run_all
     from sbp_lab.plots import plot_comparison
     from sbp_lab.report import write_report
@@ -121,7 +124,15 @@ def _run(comparison: Comparison, folder: Path, data_folder: Path) -> None:
         with suppress(OSError):
             write_bytes(folder / "recipe.toml", plan.recipe.to_toml().encode())
             comparison.write(folder)
-        found = run_all(plan, todo, folder, data_folder=data_folder, jobs=comparison.jobs, on_epoch=on_epoch)
+        found = run_all(
+            plan,
+            todo,
+            folder,
+            data_folder=data_folder,
+            jobs=comparison.jobs,
+            on_epoch=on_epoch,
+            keep_checkpoints=keep_checkpoints,
+        )
         with closing(found):
             for cell, run in found:
                 if isinstance(run, Failed):
