@@ -1,4 +1,4 @@
-# make demo: train the three methods side by side with PyTorch, some minutes on two cores.   make test: everything.
+# make demo: train the methods side by side with PyTorch on real images, some minutes on two cores.   make test: everything.
 # make quick: lint, types and tests of what changed, with one framework (FRAMEWORK=torch, tf, jax, or core for none).
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -16,7 +16,7 @@ test core adapters conformance quick: export XLA_FLAGS := --xla_backend_optimiza
 .PHONY: demo test quick lint types core adapters conformance wheel clean
 
 demo: $(DEMO)/installed
-	$(DEMO)/bin/sbp compare --backend torch --data digits
+	$(DEMO)/bin/sbp demo
 
 test: lint types core adapters conformance
 

@@ -20,7 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 HELP = """Train deep spiking networks with shortcut back-propagation, and see what it does to the gradient.
 
-Try first: sbp compare --backend torch --data digits
+Try first: sbp demo
 """
 
 

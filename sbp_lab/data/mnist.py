@@ -17,6 +17,8 @@ _LAYOUT = (
     "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz, t10k-labels-idx1-ubyte.gz "
     "(unpacked, without .gz, is as good)"
 )
+#: Images of a class to train on and to test, in what is there for a quick trial.
+PART = (200, 50)
 MNIST = Published(
     title="MNIST",
     url="https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -50,7 +52,7 @@ def fashion_mnist(folder: Path | None) -> Source:
 def fashion_mnist_part(folder: Path | None) -> Source:
     """Return the first images of each class of Fashion-MNIST, 200 to train on and 50 to test: for a quick trial."""
     whole = fashion_mnist(folder)
-    return replace(whole, train=_first(whole.train, 200), test=_first(whole.test, 50))
+    return replace(whole, train=_first(whole.train, PART[0]), test=_first(whole.test, PART[1]))
 
 
 def _open(name: str, published: Published, names: tuple[str, ...], folder: Path | None) -> Source:

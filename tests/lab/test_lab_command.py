@@ -17,11 +17,13 @@ from sbp_core import Constant, Cosine, Evolutionary, LIFSpec, LossSpec, Triangle
 from sbp_lab import comparison, recipes, results, trainers, training
 from sbp_lab.cli.options import changed, parsed
 from sbp_lab.events import Frames
+from sbp_lab.methods import METHODS
 from sbp_lab.optimizers import SGD, AdamW
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
 from sbp_lab.training import Interrupted, LockedError, Started
 from tests.lab.command import sbp
+from tests.lab.test_lab_data_mnist import write as write_mnist
 
 # a parent may have told its children to ignore Ctrl-C
 CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sbp_lab.cli import app; app()"
@@ -309,6 +311,20 @@ def test_methods_nets_and_seeds_are_crossed_each_in_a_folder_of_its_own(tmp_path
         for seed in (3, 5)
     }
     assert re.search(r"^ *resnet10 +vanilla +50\.0", done.output, re.MULTILINE), done.output
+
+
+def test_the_demo_takes_fashion_mnist_where_it_is_and_digits_where_it_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(comparison, "train", lambda recipe, folder, **_: _made(recipe, folder))
+    write_mnist(tmp_path / "data" / "fashion-mnist", copies=10)
+    for folder, recipe in (("data", recipes.load("demo")), ("none", recipes.load("digits"))):
+        out = tmp_path / f"out-{folder}"
+        done = sbp("demo", "--data-folder", str(tmp_path / folder), "--jobs", "1", "--out", str(out))
+        assert done.exit_code == 0, done.output
+        assert ("scikit-learn's digits instead" in done.output) == (folder == "none")
+        content = json.loads((out / "results.json").read_text())
+        assert content["data"] == [recipe.data]
+        assert Recipe.from_dict(content["recipe"]) == recipe
+        assert (len(content["runs"]), content["seeds"]) == (3 * len(METHODS), [0, 1, 2])
 
 
 def _folder_that_is_a_file(path):

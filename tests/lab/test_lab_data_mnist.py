@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sbp_lab.data import open_data
+from sbp_lab.data import mnist, open_data
 
 STEMS = {"train": 7, "t10k": 3}
 
@@ -18,18 +18,18 @@ def draw(part):
     return rng.integers(0, 256, (STEMS[part], 28, 28), np.uint8), rng.integers(0, 10, STEMS[part], np.uint8)
 
 
-def contents(part):
-    images, labels = draw(part)
+def contents(part, copies=1):
+    images, labels = (np.concatenate([drawn] * copies) for drawn in draw(part))
     return {
         f"{part}-images-idx3-ubyte": struct.pack(">4I", 2051, len(images), 28, 28) + images.tobytes(),
         f"{part}-labels-idx1-ubyte": struct.pack(">2I", 2049, len(labels)) + labels.tobytes(),
     }
 
 
-def write(folder, packed=False, rename=lambda name: name):
+def write(folder, packed=False, rename=lambda name: name, copies=1):
     folder.mkdir(parents=True)
     for part in STEMS:
-        for name, content in contents(part).items():
+        for name, content in contents(part, copies).items():
             path = folder / (rename(name) + ".gz" * packed)
             path.write_bytes(gzip.compress(content) if packed else content)
 
@@ -54,6 +54,18 @@ def test_every_pixel_and_label_is_read_from_where_people_have_the_files(name, fo
         np.testing.assert_array_equal(np.stack([split[index] for index in range(len(split))]), images[..., None])
         np.testing.assert_array_equal(split.labels, labels)
     assert (source.size, source.channels, source.num_classes) == ((28, 28), 1, 10)
+
+
+def test_a_part_of_fashion_mnist_is_the_first_of_each_class_in_their_order(tmp_path, monkeypatch):
+    write(tmp_path / "fashion-mnist", copies=2)
+    monkeypatch.setattr(mnist, "PART", (1, 2))
+    source = open_data("fashion_mnist_part", tmp_path)
+    for part, split, count in (("train", source.train, 1), ("t10k", source.test, 2)):
+        images, labels = (np.concatenate([drawn, drawn]) for drawn in draw(part))
+        kept = [place for place, label in enumerate(labels) if list(labels[:place]).count(label) < count]
+        assert len(kept) == sum(min(count, each) for each in np.bincount(labels))
+        np.testing.assert_array_equal(split.images, images[kept][..., None])
+        np.testing.assert_array_equal(split.labels, labels[kept])
 
 
 def test_packed_or_not_the_checksum_is_the_same(tmp_path):

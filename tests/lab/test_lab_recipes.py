@@ -15,6 +15,7 @@ SIZES = {
     "cifar10_dvs": ((128, 128), 10, 2),
     "digits": ((8, 8), 10, 1),
     "fashion_mnist": ((28, 28), 10, 1),
+    "fashion_mnist_part": ((28, 28), 10, 1),
     "nmnist": ((34, 34), 10, 2),
 }
 
