@@ -12,10 +12,12 @@ from sbp_lab.cli.commands.compare import compare
 from sbp_lab.cli.folders import Out
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.data import open_data
+from sbp_lab.methods import PAPERS
 from sbp_lab.trainers import TRAINERS
 
 #: What is shown, and what in its place where its files are missing; recipes.
 SHOWN, INSTEAD = "demo", "digits"
+COMPARED = PAPERS
 
 
 def demo(
@@ -36,4 +38,4 @@ def demo(
         name = INSTEAD
         text = f"Fashion-MNIST is not in {data_folder} (--data-folder, SBP_DATA): scikit-learn's digits instead."
         Console().print(text, soft_wrap=True, highlight=False)
-    compare(name, backend=backend, jobs=jobs, out=out, data_folder=data_folder)
+    compare(name, backend=backend, methods=",".join(COMPARED), jobs=jobs, out=out, data_folder=data_folder)
