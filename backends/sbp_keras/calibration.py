@@ -65,9 +65,8 @@ def calibrate(
         import_weights(net, weights)
 
         def meet(path: str, inputs: Any) -> Any:
-            x = np.asarray(ops.convert_to_numpy(ops.cast(inputs, "float64")))
             # time leads there
-            return inputs * factor(path, np.swapaxes(x, 0, 1))
+            return inputs * factor(path, np.swapaxes(np.asarray(ops.convert_to_numpy(inputs), np.float64), 0, 1))
 
         # what moves in training moves in the scope alone
         scope = [(variable, ops.copy(variable.value)) for variable in net.variables]
