@@ -105,24 +105,25 @@ def early_agreement(rows, path):
     data = list(dict.fromkeys(row["data"] for row in rows))
     neurons = list(dict.fromkeys(row["neuron"] for row in rows))
     figures = {
-        "agreement of the gradients of two batches,\nmean over the layers": lambda row: statistics.fmean(
-            row["agreement"]
-        ),
+        "agreement of gradients,\nmean over the layers": lambda row: statistics.fmean(row["agreement"]),
         "nearness of near inputs\nleft at the last layer": lambda row: row["kept"],
-        "test accuracy, %": lambda row: 100 * row["early_accuracy"],
+        "gradient of the first layer\nto that of the last": lambda row: row["gradient_ratio"],
+        "test accuracy in %": lambda row: 100 * row["early_accuracy"],
     }
-    figure, axes = plt.subplots(len(data), 3, figsize=(11, 3.4 * len(data)), sharey="row", layout="constrained")
-    for line, name in zip(axes.reshape(len(data), 3), data, strict=True):
+    figure, axes = plt.subplots(len(data), 4, figsize=(13, 3.2 * len(data)), sharey="row", layout="constrained")
+    for line, name in zip(axes.reshape(len(data), 4), data, strict=True):
         for axis, (label, value) in zip(line, figures.items(), strict=True):
             there = [row for row in rows if row["data"] == name]
             for row in there:
                 colour = f"C{neurons.index(row['neuron'])}"
                 axis.scatter(value(row), 100 * row["accuracy"], color=colour, marker=MARKERS[row["layers"]], s=36)
             found = ranks([value(row) for row in there], [row["accuracy"] for row in there])
-            axis.set_title(f"{name}: rank correlation {found:.2f} of {len(there)}", fontsize=9)
-            axis.set_xlabel(f"after 60 steps: {label}")
+            axis.set_title(f"{name}, {len(there)} nets: rank correlation {found:.2f}", fontsize=9)
+            if label.startswith("gradient"):
+                axis.set_xscale("log")
+            axis.set_xlabel(f"{label}, after 60 steps")
             axis.grid(alpha=0.3)
-        line[0].set_ylabel("test accuracy after 200 steps, %")
+        line[0].set_ylabel("test accuracy in %, after 200 steps")
     keys = [axis.scatter([], [], color=f"C{place}", label=name) for place, name in enumerate(neurons)]
     keys += [axis.scatter([], [], color="black", marker=mark, label=f"{n} layers") for n, mark in MARKERS.items()]
     figure.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=8)
