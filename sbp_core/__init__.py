@@ -5,7 +5,7 @@ from sbp_core.composition import ShortcutOutput, sum_logits, sum_losses
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.networks import CustomSpec, NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_core.specs.schedules import Constant, Cosine, Evolutionary, Schedule, Step
+from sbp_core.specs.schedules import Constant, Cosine, Evolutionary, Following, Schedule, Step
 from sbp_core.specs.schedules import Exponential as ExponentialSchedule
 from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.specs.surrogates import (
@@ -34,6 +34,7 @@ __all__ = [
     "Exponential",
     "ExponentialSchedule",
     "FastSigmoid",
+    "Following",
     "Gaussian",
     "LIFSpec",
     "LIFState",

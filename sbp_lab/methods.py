@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sbp_core import Constant, Evolutionary
+from sbp_core import Constant, Evolutionary, Following
 from sbp_core.specs.base import Spec
 from sbp_lab.names import known
 
@@ -74,6 +74,12 @@ METHODS: dict[str, Method] = {
             summary="branches, each with a loss of its own, coefficient 1 to 0",
             source=f"{_TAKE_A_SHORTCUT}, introduction; Lee et al. 2015, deep supervision",
             states={"coefficient": Evolutionary(initial=1.0), "loss.combine": "losses"},
+        ),
+        Method(
+            name="following",
+            summary="losses, the coefficient falls as the main gradient's agreement in the first blocks rises",
+            source="here: docs/doctor.md",
+            states={"coefficient": Following(initial=1.0), "loss.combine": "losses"},
         ),
         Method(
             name="distilled",

@@ -25,6 +25,7 @@ td { vertical-align: top; } th { vertical-align: bottom; font-weight: 600; }
 td, th { white-space: pre; } .name { text-align: left; }
 svg { width: 100%; min-width: 42rem; height: auto; color: var(--ink); }
 svg text { fill: currentColor; }
+img { max-width: 100%; height: auto; }
 pre { overflow-x: auto; border: 1px solid var(--line); padding: .8rem; font-size: .85rem; }
 """
 
@@ -40,11 +41,9 @@ def html(comparison: Comparison) -> str:
     )
     machine = ", ".join(f"{name} {value}" for name, value in comparison.machine.items())
     versions = ", ".join(f"{name} {value}" for name, value in comparison.versions.items())
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title(comparison))}</title><style>{_STYLE}</style></head><body>
-<h1>{escape(title(comparison))}</h1>
-{state}
+    return page(
+        title(comparison),
+        f"""{state}
 <div class="wide">{_summary(comparison)}</div>
 <p>Accuracy is the main output's alone on the test samples, after the last epoch: mean and standard deviation over the
 seeds. The difference to vanilla is paired, seed by seed, with the interval of Student's t (95 %): where it holds 0,
@@ -56,7 +55,17 @@ these runs do not tell the two apart. The best epoch is chosen on the test sampl
 <p>{escape(comparison.created)}; {comparison.jobs} at a time; {escape(machine)}.<br>{escape(versions)}.</p>
 <p>The recipe that all runs share; its data, net, method and seed are replaced by each run's.</p>
 <pre>{escape(plan.recipe.to_toml())}</pre>
-</body></html>
+""",
+    )
+
+
+def page(heading: str, body: str) -> str:
+    """Return a whole page with a heading and HTML."""
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(heading)}</title><style>{_STYLE}</style></head><body>
+<h1>{escape(heading)}</h1>
+{body}</body></html>
 """
 
 

@@ -14,6 +14,7 @@ from sbp_lab.environment import machine, versions
 from sbp_lab.recipe import Recipe
 from sbp_lab.training.first_steps import FirstSteps, Step, settings
 from sbp_lab.training.setup import build
+from sbp_lab.training.watching import Watching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +81,16 @@ def verify(folder: Path, source: Source, *, steps: int | None = None, kept: Firs
     per_epoch = loader.steps_per_epoch
     total = recipe.epochs * per_epoch
     schedule = (recipe.schedule or Constant(value=0.0)).resolve(total_steps=total, steps_per_epoch=per_epoch)
+    watching = Watching(recipe, source, schedule, every=None, folder=None, tell=lambda text: None)
     rates = recipe.learning_rates(total_steps=total, steps_per_epoch=per_epoch)
     with loader:
         for then in kept.steps[:wanted]:
             epoch, place = divmod(then.step - 1, per_epoch)
             images, labels = next(loader.epoch(epoch + 1, place))
-            coefficient, rate = float(schedule(then.step)), float(rates(then.step - 1))
+            coefficient, rate = float(watching.schedule(then.step)), float(rates(then.step - 1))
             result = trainer.train_step(images, labels, coefficient, rate, then.step)
             found.append(Compared(then=then, now=Step.of(then.step, result, trainer.state())))
+            watching.after(then.step, trainer, coefficient, ())
     return Verification(steps=tuple(found), differences=tuple(differences(kept, source)))
 
 

@@ -13,7 +13,7 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_jax import branches as branches
 from sbp_jax.calibration import calibrate
-from sbp_jax.diagnosis import diagnose
+from sbp_jax.diagnosis import Diagnoser, diagnose, watch
 from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import Network, ResNet, network, resnet18, resnet34
@@ -29,6 +29,7 @@ __all__ = [
     "PLIF",
     "BatchNorm",
     "CurrentLIF",
+    "Diagnoser",
     "LeakyIntegrator",
     "Network",
     "ResNet",
@@ -50,4 +51,5 @@ __all__ = [
     "resnet34",
     "save",
     "spike",
+    "watch",
 ]

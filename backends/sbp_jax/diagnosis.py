@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Pass
+from sbp_core.signal import Diagnosis, Pass, Watch
 from sbp_core.specs.layers import Neuron
 from sbp_jax import weights
 from sbp_jax.losses import ShortcutLoss
@@ -42,6 +43,7 @@ def diagnose(
     coefficient: float = 1.0,
     noise: float = 0.1,
     seed: int = 0,
+    slopes: int = 0,
 ) -> Diagnosis:
     """Say why a network does not learn, from a few batches forward and backward.
 
@@ -56,6 +58,7 @@ def diagnose(
         coefficient: weight of a :class:`Shortcut`'s branches.
         noise: deviation of the noise on a near input, as a share of the images'.
         seed: of the noise.
+        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -72,44 +75,119 @@ def diagnose(
         >>> [neuron.path for neuron in found.neurons]
         ['hidden1.neuron']
     """
-    if not isinstance(model, nnx.Module):
-        raise TypeError(f"model must be an nnx module, got {model!r:.100} of type {type(model).__name__}")
-    observe = _Observer(model, loss, coefficient)
-    pairs = [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
-    timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
-    return signal.diagnose(observe, pairs, noise=noise, seed=seed, axes=(int(timed), -1))
+    return Diagnoser(loss=loss, noise=noise, seed=seed, slopes=slopes)(model, batches, coefficient)
+
+
+def watch(
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    every: int = signal.EVERY,
+    folder: str | Path | None = None,
+    tell: Callable[[str], object] | None = None,
+    loss: Loss | None = None,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Watch:
+    """Return what takes the figures of :func:`diagnose` while a model trains, and says once what goes wrong.
+
+    The training is not touched: a run with it gives the same weights, bit for bit. One program is compiled, at the
+    first look.
+
+    Args:
+        batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
+        every: steps between two looks, of about two steps' time.
+        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
+        tell: gets each sentence; a warning unless given.
+        loss: as in :func:`diagnose`.
+        noise: as in :func:`diagnose`.
+        seed: as in :func:`diagnose`.
+
+    Returns:
+        Call its ``step(model)`` after each optimizer step, or ``step(model, coefficient)`` of a :class:`Shortcut`; it
+        gives the look, or None between two.
+
+    Raises:
+        ValueError: ``every`` is less than 1; at the first step what :func:`diagnose` raises.
+
+    Example:
+        >>> from sbp_jax import network
+        >>> net = network("mlp", size=(4, 4), hidden=(8,), time_steps=2, rngs=nnx.Rngs(0))
+        >>> images = jax.random.normal(jax.random.key(0), (2, 4, 4, 4, net.spec.in_channels))
+        >>> look = watch([(batch, jnp.arange(4)) for batch in images]).step(net)
+        >>> look.step, look.found.neurons[0].path
+        (1, 'hidden1.neuron')
+    """
+    pairs, diagnoser = list(batches), Diagnoser(loss=loss, noise=noise, seed=seed)
+    return Watch(
+        lambda model, coefficient=1.0: diagnoser(model, pairs, coefficient), every=every, folder=folder, tell=tell
+    )
+
+
+class Diagnoser:
+    """:func:`diagnose` of one model again and again while its values move, compiled once.
+
+    Args:
+        loss: as in :func:`diagnose`.
+        noise: as in :func:`diagnose`.
+        seed: as in :func:`diagnose`.
+        slopes: as in :func:`diagnose`.
+    """
+
+    def __init__(self, *, loss: Loss | None = None, noise: float = 0.1, seed: int = 0, slopes: int = 0) -> None:
+        self._loss = loss
+        self._options: dict[str, Any] = {"noise": noise, "seed": seed, "slopes": slopes}
+        self._observer: _Observer | None = None
+
+    def __call__(self, model: nnx.Module, batches: Iterable[tuple[Any, Any]], coefficient: float = 1.0) -> Diagnosis:
+        """Return the figures; a model that is built otherwise than the last is compiled anew."""
+        if self._observer is None or not self._observer.follows(model):
+            self._observer = _Observer(model, self._loss)
+        self._observer.coefficient = coefficient
+        pairs = [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
+        timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
+        return signal.diagnose(self._observer, pairs, axes=(int(timed), -1), **self._options)
 
 
 class _Observer:
-    """Runs a copy of the model forward and backward."""
+    """Runs a copy of the model forward and backward.
 
-    def __init__(self, model: nnx.Module, loss: Loss | None, coefficient: float) -> None:
-        twin: Any = nnx.clone(model)
-        twin.train()
-        for name, neuron in _neurons(twin).items():
-            kind: Any = type(neuron)
-            object.__setattr__(neuron, "__class__", _watched(kind, name))
-        for _, _, module in walk(twin):
-            if isinstance(module, nnx.Dropout):
-                module.deterministic = True
-        self._loss, self._coefficient = loss, coefficient
-        self._twin, self._order = twin, _order(model)
+    Attributes:
+        coefficient: weight of a Shortcut's branches.
+    """
+
+    def __init__(self, model: nnx.Module, loss: Loss | None) -> None:
+        if not isinstance(model, nnx.Module):
+            raise TypeError(f"model must be an nnx module, got {model!r:.100} of type {type(model).__name__}")
+        self.coefficient = 1.0
+        self._loss = loss
+        self._order = _order(model)
         # a copy has its attributes in another order
         self._names = tuple(_parameters(model))
-        self._nudges: dict[str, jax.Array] = {}
+        self._graph, self._state = _twin(model)
+        self._seen: dict[tuple[Any, ...], Any] = {}
         self._ran: list[str] = []
         # compiled once for all batches of a shape
         self._differentiate = jax.jit(jax.value_and_grad(self._run, argnums=(0, 1), has_aux=True))
+        self._forward = jax.jit(self._run)
+
+    def follows(self, model: nnx.Module) -> bool:
+        """Take over a model's values; whether it is built like the one before."""
+        graph, state = _twin(model)
+        if graph != self._graph:
+            return False
+        self._state = state
+        return True
 
     def __call__(self, images: NDArray[Any], labels: NDArray[np.integer]) -> Pass:
         """See :class:`sbp_core.signal.Observe`."""
         x, y = jnp.asarray(images), jnp.asarray(labels)
-        held = _parameters(self._twin)
-        values = {name: held[name][...] for name in self._names}
-        _, seen = jax.eval_shape(self._run, values, {}, x, y)
-        nudges = {name: jnp.zeros(found.shape, found.dtype) for name, found in seen.items()}
-        (loss, seen), (gradients, of_inputs) = self._differentiate(values, nudges, x, y)
-        neurons = _neurons(self._twin)
+        values = self._values()
+        rest = self._state, x, y, jnp.float32(self.coefficient)
+        if x.shape not in self._seen:
+            self._seen[x.shape] = jax.eval_shape(self._run, values, {}, *rest)[1]
+        nudges = {name: jnp.zeros(found.shape, found.dtype) for name, found in self._seen[x.shape].items()}
+        (loss, seen), (gradients, of_inputs) = self._differentiate(values, nudges, *rest)
+        neurons = _neurons(nnx.merge(self._graph, self._state, copy=True))
         firing = []
         for name in sorted(seen, key=self._place):
             spec = neurons[name].spec
@@ -119,14 +197,36 @@ class _Observer:
         # jax gives a dictionary in the order of its keys
         return Pass(firing, {name: _array(gradients[name]) for name in self._names}, float(loss))
 
+    def weight(self, name: str) -> NDArray[Any]:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        return _array(self._values()[name])
+
+    def moved(self, images: NDArray[Any], labels: NDArray[np.integer], name: str, move: NDArray[Any]) -> float:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        values = self._values()
+        values[name] = values[name] + jnp.asarray(move, values[name].dtype)
+        coefficient = jnp.float32(self.coefficient)
+        loss, _ = self._forward(values, {}, self._state, jnp.asarray(images), jnp.asarray(labels), coefficient)
+        return float(loss)
+
+    def _values(self) -> dict[str, jax.Array]:
+        held = _parameters(nnx.merge(self._graph, self._state, copy=True))
+        return {name: held[name][...] for name in self._names}
+
     def _place(self, name: str) -> int:
         order = self._order or self._ran
         return order.index(name)
 
     def _run(
-        self, values: dict[str, jax.Array], nudges: dict[str, jax.Array], images: jax.Array, labels: jax.Array
+        self,
+        values: dict[str, jax.Array],
+        nudges: dict[str, jax.Array],
+        state: Any,
+        images: jax.Array,
+        labels: jax.Array,
+        coefficient: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        net = nnx.clone(self._twin)
+        net = nnx.merge(self._graph, state, copy=True)
         for name, variable in _parameters(net).items():
             variable.set_value(values[name])
         for name, neuron in _neurons(net).items():
@@ -135,19 +235,33 @@ class _Observer:
         self._ran.clear()
         keywords: dict[str, Any] = {}
         if isinstance(net, Shortcut) and net.spec.combine == "logits":
-            keywords["coefficient"] = self._coefficient
+            keywords["coefficient"] = coefficient
         given = net(images, **keywords)
         ran = {name: neuron for name, neuron in _neurons(net).items() if hasattr(neuron, "seen")}
         self._ran.extend(sorted(ran, key=lambda name: ran[name].place))
-        return self._loss_of(given, labels), {name: neuron.seen[...] for name, neuron in ran.items()}
+        return self._loss_of(given, labels, coefficient), {name: neuron.seen[...] for name, neuron in ran.items()}
 
-    def _loss_of(self, given: Any, labels: jax.Array) -> jax.Array:
+    def _loss_of(self, given: Any, labels: jax.Array, coefficient: jax.Array) -> jax.Array:
         if self._loss is not None:
             return self._loss(given, labels)
         if isinstance(given, ShortcutOutput):
-            return ShortcutLoss("losses")(given, labels, self._coefficient)
+            return ShortcutLoss("losses")(given, labels, coefficient)
         logits = given.mean(0) if given.ndim == 3 else given
-        return ShortcutLoss("logits")(ShortcutOutput(logits, ()), labels, self._coefficient)
+        return ShortcutLoss("logits")(ShortcutOutput(logits, ()), labels, coefficient)
+
+
+def _twin(model: nnx.Module) -> tuple[Any, Any]:
+    """Return a copy of the model, in training but without dropout, with neurons that keep what goes into them."""
+    twin: Any = nnx.clone(model)
+    twin.train()
+    for name, neuron in _neurons(twin).items():
+        kind: Any = type(neuron)
+        object.__setattr__(neuron, "__class__", _watched(kind, name))
+    for _, _, module in walk(twin):
+        if isinstance(module, nnx.Dropout):
+            module.deterministic = True
+    graph, state = nnx.split(twin)
+    return graph, state
 
 
 @functools.cache

@@ -21,8 +21,8 @@ except ModuleNotFoundError as error:
 from sbp_core.composition import ShortcutOutput
 from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.calibration import calibrate
-from sbp_keras.coefficient import ShortcutCallback
-from sbp_keras.diagnosis import diagnose
+from sbp_keras.coefficient import FollowingCallback, ShortcutCallback
+from sbp_keras.diagnosis import WatchCallback, diagnose
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import Network, ResNet, network, resnet, resnet18, resnet34
 from sbp_keras.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
@@ -39,6 +39,7 @@ __all__ = [
     "BatchNormalization",
     "ConvolutionalReadout",
     "CurrentLIF",
+    "FollowingCallback",
     "LeakyIntegrator",
     "Network",
     "Readout",
@@ -50,6 +51,7 @@ __all__ = [
     "ShortcutOutput",
     "StepConv2D",
     "StepMaxPooling2D",
+    "WatchCallback",
     "calibrate",
     "diagnose",
     "export_weights",

@@ -5,12 +5,80 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable
 from typing import Any, cast
 
 import keras
 
-from sbp_core.specs.schedules import Constant, Schedule
+from sbp_core.specs.schedules import Constant, Following, Schedule
+from sbp_keras.diagnosis import diagnose
 from sbp_keras.shortcut import ShortcutModel, check_schedule
+
+
+class FollowingCallback(keras.callbacks.Callback):
+    """Has ``fit`` use the coefficient of a :class:`~sbp_core.Following`, which measures the main network's gradient.
+
+    The k-th training step uses ``schedule(k)``, as with :class:`ShortcutCallback`, whose place it takes; a look is
+    taken after the first step and after every ``schedule.every``. The training is not touched otherwise. The logs have
+    the coefficient as ``coefficient``.
+
+    Args:
+        schedule: what follows; ``total_steps`` is filled in from ``fit``.
+        batches: pairs of images and labels, always the same ones.
+
+    Attributes:
+        schedule: that of now, whose ``signal`` is the last one: pass it on to a ``fit`` that goes on.
+
+    Raises:
+        TypeError: not a Following; at the start of ``fit``: a model that is no ShortcutModel.
+        ValueError: no batches; at the start of ``fit``: the number of steps is unknown, or the model has a schedule of
+            its own.
+
+    Example:
+        >>> import numpy as np
+        >>> from sbp_core import Following
+        >>> callback = FollowingCallback(Following(initial=1.0), [(np.zeros((4, 8, 8, 1)), np.arange(4))] * 2)
+    """
+
+    def __init__(self, schedule: Following, batches: Iterable[tuple[Any, Any]]) -> None:
+        super().__init__()
+        if not isinstance(schedule, Following):
+            raise TypeError(f"schedule must be a Following, got {schedule!r} of type {type(schedule).__name__}")
+        self._batches = list(batches)
+        if not self._batches:
+            raise ValueError("batches must be given, a Following measures on them; got none")
+        self.schedule = schedule
+        self._step = 0
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Fill in the steps."""
+        if not isinstance(self.model, ShortcutModel):
+            raise TypeError(f"FollowingCallback needs a ShortcutModel, got {type(self.model).__name__}")
+        if self.model.schedule is not None:
+            raise ValueError(f"the model must have no schedule beside FollowingCallback, got {self.model.schedule!r}")
+        steps = (self.params or {}).get("steps")
+        if steps is None:
+            self.schedule = cast(Following, _without_length(self.schedule))
+        else:
+            self.schedule = self.schedule.resolve(total_steps=self.params["epochs"] * steps, steps_per_epoch=steps)
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Find the epoch's first step."""
+        steps = (self.params or {}).get("steps")
+        self._step = self._step if steps is None else epoch * steps
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Set the coefficient of the step to come."""
+        # self.model, which on JAX puts fit's state back into the variables
+        self.model.coefficient.assign(float(self.schedule(self._step + 1)))
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look, if it is time."""
+        self._step += 1
+        if logs is not None:
+            logs["coefficient"] = float(self.schedule(self._step))
+        if self.schedule.is_due(self._step):
+            self.schedule = self.schedule.after(diagnose(self.model.main, self._batches).early_agreement)
 
 
 class ShortcutCallback(keras.callbacks.Callback):

@@ -1,10 +1,12 @@
 """What a model's neurons and gradients do on a few batches: where in Keras the figures are taken, on each backend."""
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Pass
+from sbp_core.signal import Diagnosis, Look, Pass, Watch
 from sbp_core.specs.layers import Neuron
 from sbp_keras import native, private
 from sbp_keras.losses import ShortcutLoss
@@ -34,6 +36,7 @@ def diagnose(
     loss: Loss | None = None,
     noise: float = 0.1,
     seed: int = 0,
+    slopes: int = 0,
 ) -> Diagnosis:
     """Say why a model does not learn, from a few batches forward and backward.
 
@@ -47,6 +50,7 @@ def diagnose(
             each step, and with a :class:`ShortcutModel` its composed loss, unless given.
         noise: deviation of the noise on a near input, as a share of the images'.
         seed: of the noise.
+        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -67,7 +71,78 @@ def diagnose(
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a Keras model, got {model!r:.100} of type {type(model).__name__}")
     pairs = [(ops.convert_to_numpy(images), ops.convert_to_numpy(labels)) for images, labels in batches]
-    return signal.diagnose(_Observer(model, loss), pairs, noise=noise, seed=seed, axes=(0, -1))
+    return signal.diagnose(_Observer(model, loss), pairs, noise=noise, seed=seed, axes=(0, -1), slopes=slopes)
+
+
+class WatchCallback(keras.callbacks.Callback):
+    """Takes the figures of :func:`diagnose` while ``fit`` trains, and says once what goes wrong.
+
+    The training is not touched: a run with it gives the same weights, bit for bit. A ``fit`` that goes on from a later
+    epoch goes on with what was said, as ``folder`` tells it.
+
+    Args:
+        batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
+        every: steps between two looks, of a few steps' time.
+        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
+        tell: gets each sentence; a warning unless given.
+        loss: as in :func:`diagnose`.
+        noise: as in :func:`diagnose`.
+        seed: as in :func:`diagnose`.
+
+    Attributes:
+        batches: those that are looked at.
+        looks: those of this ``fit``.
+
+    Raises:
+        ValueError: ``every`` is less than 1; after the first step what :func:`diagnose` raises.
+
+    Example:
+        >>> import numpy as np
+        >>> callback = WatchCallback([(np.zeros((4, 4, 4, 1)), np.arange(4))] * 2, every=100)
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[tuple[Any, Any]],
+        *,
+        every: int = signal.EVERY,
+        folder: str | Path | None = None,
+        tell: Callable[[str], object] | None = None,
+        loss: Loss | None = None,
+        noise: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.batches = list(batches)
+        self.looks: list[Look] = []
+        self._first = self._taken = 0
+        # self.model, which on JAX puts fit's state back into the variables
+        self._watch = Watch(
+            lambda: diagnose(self.model, self.batches, loss=loss, noise=noise, seed=seed),
+            every=every,
+            folder=folder,
+            tell=tell,
+        )
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin a list of looks."""
+        self.looks = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Find the epoch's first step."""
+        steps = (self.params or {}).get("steps")
+        self._first = self._taken if steps is None else epoch * steps
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Look, if it is time."""
+        self._taken = self._first + batch + 1
+        look = self._watch.at(self._taken)
+        if look is not None:
+            self.looks.append(look)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Close the files."""
+        self._watch.close()
 
 
 class _Observer:
@@ -108,6 +183,19 @@ class _Observer:
                 firing.append(signal.fired(name, spec, seen, gradient, decay))
         of_weights = map(_array, gradients[: len(values)])
         return Pass(firing, dict(zip(self._trained, of_weights, strict=True)), float(ops.convert_to_numpy(loss)))
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        return _array(self._trained[name].value)
+
+    def moved(self, images: NDArray[Any], labels: NDArray[np.integer], name: str, move: NDArray[Any]) -> float:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        x, y = ops.convert_to_tensor(images), ops.convert_to_tensor(labels.astype(np.int32))
+        values = [
+            v.value + ops.convert_to_tensor(move, v.dtype) if key == name else ops.copy(v.value)
+            for key, v in self._trained.items()
+        ]
+        return float(ops.convert_to_numpy(self._run(x, y, values, {})[0]))
 
     def _run(self, images: Any, labels: Any, values: Any, nudges: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the loss, and what went into each layer of neurons, by path in the order in which they ran."""

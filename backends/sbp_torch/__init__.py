@@ -16,7 +16,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_torch.branches import ConvolutionalBranch
 from sbp_torch.calibration import calibrate
 from sbp_torch.coefficient import CoefficientScheduler
-from sbp_torch.diagnosis import diagnose
+from sbp_torch.diagnosis import diagnose, watch
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_torch.neuron import implementation_for, initial_state, lif
@@ -56,4 +56,5 @@ __all__ = [
     "save",
     "spike",
     "stream",
+    "watch",
 ]

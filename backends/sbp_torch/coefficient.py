@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from sbp_core import validation
 from sbp_core.specs.base import Spec
+from sbp_core.specs.schedules import Following
+from sbp_torch.diagnosis import diagnose
 from sbp_torch.shortcut import Shortcut
 
 
@@ -21,10 +23,12 @@ class CoefficientScheduler:
     Args:
         model: a :class:`Shortcut`, or a module that holds one (compiled, distributed, part of a larger model).
         schedule: a resolved :class:`~sbp_core.Schedule`, or any function of the step's number.
+        batches: for a :class:`~sbp_core.Following`: pairs of images and labels, always the same ones, on which the
+            agreement of the main network's gradient is measured; the training is not touched by that.
 
     Raises:
         ValueError: the schedule lacks its ``total_steps`` (or ``steps_per_epoch``), or gives a value that is not
-            finite; no Shortcut in the model.
+            finite; no Shortcut in the model; a Following without batches.
         TypeError: not a module, or not a function.
 
     Example:
@@ -37,11 +41,14 @@ class CoefficientScheduler:
         0.2
     """
 
-    def __init__(self, model: nn.Module, schedule: Callable[[int], float]) -> None:
+    def __init__(
+        self, model: nn.Module, schedule: Callable[[int], float], *, batches: Iterable[tuple[Any, Any]] = ()
+    ) -> None:
         self._shortcuts = shortcuts_of(model)
         if not callable(schedule):
             raise TypeError(f"schedule must be a Schedule or a function of the step, got {schedule!r}")
         self.schedule = schedule
+        self._batches = followed(schedule, batches)
         self._set(1)
 
     @property
@@ -51,6 +58,7 @@ class CoefficientScheduler:
 
     def step(self) -> None:
         """Move on to the next training step's coefficient. Call it after each optimizer step."""
+        self.schedule = after(self.schedule, self._step, self._shortcuts[0], self._batches)
         self._set(self._step + 1)
 
     def state_dict(self) -> dict[str, Any]:
@@ -73,6 +81,8 @@ class CoefficientScheduler:
                 f"state was saved under another schedule, {changed}: the coefficient would jump. Make the scheduler "
                 f"with the schedule of then, or go on under this one with load_state_dict({{'step': {state['step']}}})"
             )
+        if isinstance(self.schedule, Following) and state.get("schedule") is not None:
+            self.schedule = self.schedule.replace(signal=state["schedule"]["signal"])
         self._set(validation.count("step", state["step"]))
 
     def _set(self, step: int) -> None:
@@ -80,6 +90,25 @@ class CoefficientScheduler:
         for shortcut in self._shortcuts:
             shortcut.set_coefficient(value)
         self._step, self._value = step, value
+
+
+def followed(schedule: object, batches: Iterable[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Return what a Following measures on.
+
+    Raises:
+        ValueError: it has nothing.
+    """
+    found = list(batches)
+    if isinstance(schedule, Following) and not found:
+        raise ValueError("batches must be given with a Following schedule, which measures on them")
+    return found
+
+
+def after(schedule: Any, step: int, model: Shortcut, batches: list[tuple[Any, Any]]) -> Any:
+    """Return the schedule after a training step: a Following looks at the main network, if it is time."""
+    if not isinstance(schedule, Following) or not schedule.is_due(step):
+        return schedule
+    return schedule.after(diagnose(model.main, batches).early_agreement)
 
 
 def described(schedule: object) -> dict[str, Any] | None:
@@ -92,7 +121,10 @@ def changes(then: Mapping[str, Any] | None, now: object) -> str:
     current = described(now)
     if then is None or current is None:
         return ""
-    names = [name for name in {**then, **current} if _plain(then.get(name)) != _plain(current.get(name))]
+    # what a Following measured moves by itself
+    names = [
+        name for name in {**then, **current} if name != "signal" and _plain(then.get(name)) != _plain(current.get(name))
+    ]
     return ", ".join(f"{name}={then.get(name)!r} and not {current.get(name)!r}" for name in names)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,13 +14,14 @@ from torch.nn import functional
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Firing, Pass
+from sbp_core.signal import Diagnosis, Firing, Pass, Watch
 from sbp_core.signal.passes import INSIDE
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec
+from sbp_torch import private
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.neurons import LIF
-from sbp_torch.sample import twin_of
+from sbp_torch.sample import random_numbers_kept, twin_of
 from sbp_torch.shortcut import Shortcut
 from sbp_torch.spikingjelly.nodes import NODES, neuron_spec
 
@@ -33,6 +35,7 @@ def diagnose(
     loss: Loss | None = None,
     noise: float = 0.1,
     seed: int = 0,
+    slopes: int = 0,
 ) -> Diagnosis:
     """Say why a network does not learn, from a few batches forward and backward.
 
@@ -46,6 +49,7 @@ def diagnose(
             front, and with a :class:`Shortcut` its composed loss, unless given.
         noise: deviation of the noise on a near input, as a share of the images'.
         seed: of the noise.
+        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -63,12 +67,64 @@ def diagnose(
         >>> found.neurons[0].path, len(found.neurons), found.weights[-1].path
         ('stem.neuron', 19, 'head')
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch module, got {model!r:.100} of type {type(model).__name__}")
+    _check(model)
     observe = _Observer(model, loss or _loss_of(model))
     pairs = [(_array(images), np.asarray(_array(labels))) for images, labels in batches]
     timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
-    return signal.diagnose(observe, pairs, noise=noise, seed=seed, axes=(1, 2) if timed else (0, 1))
+    axes = (1, 2) if timed else (0, 1)
+    return signal.diagnose(observe, pairs, noise=noise, seed=seed, axes=axes, slopes=slopes)
+
+
+def watch(
+    model: nn.Module,
+    batches: Iterable[tuple[Any, Any]],
+    *,
+    every: int = signal.EVERY,
+    folder: str | Path | None = None,
+    tell: Callable[[str], object] | None = None,
+    loss: Loss | None = None,
+    noise: float = 0.1,
+    seed: int = 0,
+) -> Watch:
+    """Return what takes the figures of :func:`diagnose` while the model trains, and says once what goes wrong.
+
+    The training is not touched: a run with it gives the same weights, bit for bit.
+
+    Args:
+        model: as in :func:`diagnose`.
+        batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
+        every: steps between two looks, of about two steps' time.
+        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
+        tell: gets each sentence; a warning unless given.
+        loss: as in :func:`diagnose`.
+        noise: as in :func:`diagnose`.
+        seed: as in :func:`diagnose`.
+
+    Returns:
+        Call its ``step()`` after each optimizer step; it gives the look, or None between two.
+
+    Raises:
+        TypeError: not a module.
+        ValueError: ``every`` is less than 1; at the first step what :func:`diagnose` raises.
+
+    Example:
+        >>> from sbp_torch import network
+        >>> net = network("mlp", size=(4, 4), hidden=(8,), time_steps=2, in_channels=1)
+        >>> batches = [(torch.rand(4, 1, 4, 4), torch.arange(4)) for _ in range(2)]
+        >>> look = watch(net, batches).step()
+        >>> look.step, look.found.neurons[0].path
+        (1, 'hidden1.neuron')
+    """
+    _check(model)
+    pairs = list(batches)
+    return Watch(
+        lambda: diagnose(model, pairs, loss=loss, noise=noise, seed=seed), every=every, folder=folder, tell=tell
+    )
+
+
+def _check(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, got {model!r:.100} of type {type(model).__name__}")
 
 
 class _Seen(NamedTuple):
@@ -87,20 +143,14 @@ class _Observer:
 
     def __call__(self, images: NDArray[Any], labels: NDArray[np.integer]) -> Pass:
         """See :class:`sbp_core.signal.Observe`."""
-        twin = twin_of(self._model)
-        for module in twin.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.eval()
-            elif _kind(module) in ("spikingjelly", "snntorch"):
-                _forget(module)
-        like = next(twin.parameters(), torch.zeros(()))
+        twin = self._twin()
         seen: dict[str, _Seen] = {}
         for path, module in twin.named_modules():
             if _kind(module):
                 module.register_forward_hook(_recorder(seen, path.removeprefix("_orig_mod.")))
-        with torch.enable_grad():
-            given = twin(torch.tensor(images, dtype=like.dtype, device=like.device))
-            loss = self._loss(given, torch.tensor(labels, dtype=torch.int64, device=like.device))
+        x, y = self._given(images, labels)
+        with torch.enable_grad(), random_numbers_kept(twin):
+            loss = self._loss(twin(x), y)
         named = {name: p for name, p in twin.named_parameters() if p.requires_grad}
         inputs = [x for found in seen.values() for x in found.inputs]
         gradients = torch.autograd.grad(loss, [*inputs, *named.values()], materialize_grads=True)
@@ -112,6 +162,35 @@ class _Observer:
         ]
         values = zip(named, gradients[len(inputs) :], strict=True)
         return Pass(neurons, {name: _array(value) for name, value in values}, float(loss.detach()))
+
+    def weight(self, name: str) -> NDArray[Any]:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        return _array(private.original(self._model).get_parameter(name))
+
+    @torch.no_grad()
+    def moved(self, images: NDArray[Any], labels: NDArray[np.integer], name: str, move: NDArray[Any]) -> float:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        twin = self._twin()
+        weight = twin.get_parameter(name)
+        x, y = self._given(images, labels)
+        other = {name: weight + torch.tensor(move, dtype=weight.dtype, device=weight.device)}
+        with random_numbers_kept(twin):
+            return float(self._loss(torch.func.functional_call(twin, other, (x,)), y))
+
+    def _twin(self) -> nn.Module:
+        """Return a copy in training, without dropout and without a past."""
+        twin = twin_of(self._model)
+        for module in twin.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.eval()
+            elif _kind(module) in ("spikingjelly", "snntorch"):
+                _forget(module)
+        return twin
+
+    def _given(self, images: NDArray[Any], labels: NDArray[np.integer]) -> tuple[Tensor, Tensor]:
+        like = next(self._model.parameters(), torch.zeros(()))
+        x = torch.tensor(images, dtype=like.dtype, device=like.device)
+        return x, torch.tensor(labels, dtype=torch.int64, device=like.device)
 
 
 def _recorder(seen: dict[str, _Seen], path: str) -> Callable[[Any, Any, Any], None]:

@@ -1,10 +1,14 @@
-"""The coefficient of a shortcut under a Lightning trainer. Not imported with :mod:`sbp_torch`."""
+"""A shortcut's coefficient, and the doctor's figures, under a Lightning trainer. Not imported with :mod:`sbp_torch`."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from torch import nn
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,8 +20,11 @@ except ModuleNotFoundError as error:
         raise
     raise missing_framework("Lightning", "lightning", error) from error
 
-from sbp_core.specs.schedules import Schedule
-from sbp_torch.coefficient import changes, described, shortcuts_of
+from sbp_core.signal import EVERY
+from sbp_core.specs.schedules import Following, Schedule
+from sbp_torch.coefficient import after, changes, described, followed, shortcuts_of
+from sbp_torch.diagnosis import Loss, watch
+from sbp_torch.shortcut import Shortcut
 
 
 class ShortcutCallback(Callback):
@@ -33,11 +40,12 @@ class ShortcutCallback(Callback):
 
     Args:
         schedule: the coefficient as a function of the step.
+        batches: for a :class:`~sbp_core.Following`, as in :class:`~sbp_torch.CoefficientScheduler`.
 
     Raises:
         TypeError: not a schedule.
-        ValueError: at the start of ``fit``: no Shortcut in the module; the number of steps is unknown (no
-            ``max_epochs``, or data without a length) and the schedule needs it.
+        ValueError: a Following without batches; at the start of ``fit``: no Shortcut in the module; the number of steps
+            is unknown (no ``max_epochs``, or data without a length) and the schedule needs it.
 
     Warns:
         UserWarning: at the start of ``fit`` from a checkpoint: its steps were counted under another schedule.
@@ -47,10 +55,12 @@ class ShortcutCallback(Callback):
         >>> callback = ShortcutCallback(Evolutionary(initial=0.25))
     """
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, *, batches: Iterable[tuple[Any, Any]] = ()) -> None:
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule must be a Schedule, got {schedule!r} of type {type(schedule).__name__}")
         self.schedule = schedule
+        self._batches = followed(schedule, batches)
+        self._looked = 0
         self._resolved = schedule
         self._restored: dict[str, Any] | None = None
 
@@ -61,6 +71,8 @@ class ShortcutCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the checkpoint's schedule, to be compared with this training's."""
         self._restored = state_dict["schedule"]
+        if isinstance(self.schedule, Following) and self._restored is not None:
+            self.schedule = self.schedule.replace(signal=self._restored.get("signal"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps of the whole training."""
@@ -84,7 +96,11 @@ class ShortcutCallback(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the coefficient of the step to come."""
         place = _place(trainer, pl_module, self.schedule, batch_idx)
-        value = float(self._filled_in(place)(place.step))
+        if place.step - 1 > self._looked:
+            self._looked = place.step - 1
+            self.schedule = after(self.schedule, self._looked, shortcuts_of(pl_module)[0], self._batches)
+        self._resolved = self._filled_in(place)
+        value = float(self._resolved(place.step))
         for shortcut in shortcuts_of(pl_module):
             shortcut.set_coefficient(value)
         pl_module.log("coefficient", value)
@@ -92,6 +108,73 @@ class ShortcutCallback(Callback):
     def _filled_in(self, place: _Place) -> Schedule:
         counted = {"total_steps": place.total, "steps_per_epoch": place.per_epoch}
         return self.schedule.replace(**{name: getattr(self.schedule, name) or value for name, value in counted.items()})
+
+
+class WatchCallback(Callback):
+    """Takes the figures of :func:`sbp_torch.diagnose` every so many optimizer steps: see :func:`sbp_torch.watch`.
+
+    The module's first :class:`~sbp_torch.Shortcut` is measured, or the whole module where it has none. The trainer's
+    loggers get the figures, ``rate/layer1.0.neuron1`` and the like.
+
+    Args:
+        batches: always the same ones; four quarters of a training batch are enough.
+        every: steps between two looks.
+        folder: for ``signal/``; None: the loggers alone.
+        tell: gets each sentence; a warning unless given.
+        loss: as in :func:`sbp_torch.diagnose`.
+
+    Raises:
+        ValueError: ``every`` is less than 1; after the first step what :func:`sbp_torch.diagnose` raises.
+
+    Example:
+        >>> import torch
+        >>> callback = WatchCallback([(torch.rand(4, 1, 8, 8), torch.arange(4)) for _ in range(2)], every=100)
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[tuple[Any, Any]],
+        *,
+        every: int = EVERY,
+        folder: str | Path | None = None,
+        tell: Callable[[str], object] | None = None,
+        loss: Loss | None = None,
+    ) -> None:
+        self._given: dict[str, Any] = {"every": every, "folder": folder, "tell": tell, "loss": loss}
+        self._batches = list(batches)
+        self._watch = watch(nn.Identity(), (), every=every)
+        self._taken = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was said, and when."""
+        return self._watch.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self._watch.load_state_dict(state_dict)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find what is measured."""
+        model = next((module for module in pl_module.modules() if isinstance(module, Shortcut)), pl_module)
+        restored, self._taken = self._watch.state_dict(), trainer.global_step
+        self._watch = watch(model, self._batches, **self._given)
+        self._watch.load_state_dict(restored)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look, if the optimizer stepped and it is time."""
+        if trainer.global_step == self._taken:
+            return
+        self._taken = trainer.global_step
+        look = self._watch.at(self._taken)
+        if look is not None:
+            for logger in trainer.loggers:
+                logger.log_metrics(look.scalars(), step=look.step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the files."""
+        self._watch.close()
 
 
 class _Place(NamedTuple):

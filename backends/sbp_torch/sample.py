@@ -49,7 +49,7 @@ def run_copy(net: nn.Module, taps: Sequence[str], sample: Any) -> tuple[Any, lis
         if isinstance(module, private.BatchNorm):
             module.eval()
     recorder = Recorder(twin, taps)
-    with torch.no_grad(), _random_numbers_kept(found):
+    with torch.no_grad(), random_numbers_kept(found):
         recorder.start()
         if isinstance(sample, Mapping):
             result = twin(**sample)
@@ -75,7 +75,8 @@ def twin_of(net: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _random_numbers_kept(net: nn.Module) -> Iterator[None]:
+def random_numbers_kept(net: nn.Module) -> Iterator[None]:
+    """Leave the generators as they were."""
     devices = {tensor.device for tensor in (*net.parameters(), *net.buffers()) if tensor.device.type == "cuda"}
     pythons, numpys = random.getstate(), np.random.get_state()
     try:

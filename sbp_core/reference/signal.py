@@ -23,29 +23,53 @@ def observer(spec: NetworkSpec, weights: Weights) -> Observe:
         spec: the network.
         weights: by canonical name.
     """
-    neurons = {placed.path: placed.layer.spec for placed in spec.outline() if isinstance(placed.layer, Neuron)}
-    start = {f"main.{name}": value for name, value in weights.items()}
+    return _Observer(spec, weights)
 
-    def observe(images: Array, labels: NDArray[np.integer]) -> Pass:
-        # a network of its own for each pass: training moves the running statistics
-        net = ReferenceNetwork(ShortcutNetwork(spec, (), LossSpec()), start)
-        logits = net.forward(np.asarray(images, np.float64), training=True).main
-        shifted = logits - logits.max(-1, keepdims=True)
-        log = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+class _Observer:
+    """Runs batches, each through a network of its own: training moves the running statistics."""
+
+    def __init__(self, spec: NetworkSpec, weights: Weights) -> None:
+        self._spec = spec
+        self._neurons = {
+            placed.path: placed.layer.spec for placed in spec.outline() if isinstance(placed.layer, Neuron)
+        }
+        self._start = {f"main.{name}": value for name, value in weights.items()}
+
+    def __call__(self, images: Array, labels: NDArray[np.integer]) -> Pass:
+        """See :class:`sbp_core.signal.Observe`."""
+        net, log = self._forward(images, self._start)
         right = np.eye(log.shape[-1])[labels]
         net.backward(Logits((np.exp(log) - right) / len(labels), ()))
         gradients = {name.removeprefix("main."): value for name, value in net.gradients.items()}
         firing = []
         for path, (x, gradient) in net.neurons.items():
-            if neurons[path].output == "spikes":
-                logit = start.get(f"main.{path}.decay_logit")
+            if self._neurons[path].output == "spikes":
+                logit = self._start.get(f"main.{path}.decay_logit")
                 decay = None if logit is None else 1.0 / (1.0 + math.exp(-float(logit)))
-                firing.append(fired(path, neurons[path], x, gradient, decay))
-        order = [name for name in spec.parameter_shapes() if name in gradients]
-        loss = float(-np.mean(np.sum(log * right, -1)))
-        return Pass(firing, {name: gradients[name] for name in order}, loss)
+                firing.append(fired(path, self._neurons[path], x, gradient, decay))
+        order = [name for name in self._spec.parameter_shapes() if name in gradients]
+        return Pass(firing, {name: gradients[name] for name in order}, _loss(log, labels))
 
-    return observe
+    def weight(self, name: str) -> Array:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        return np.asarray(self._start[f"main.{name}"])
+
+    def moved(self, images: Array, labels: NDArray[np.integer], name: str, move: Array) -> float:
+        """See :class:`sbp_core.signal.ObserveMoved`."""
+        weights = self._start | {f"main.{name}": np.asarray(self.weight(name), np.float64) + move}
+        return _loss(self._forward(images, weights)[1], labels)
+
+    def _forward(self, images: Array, weights: Weights) -> tuple[ReferenceNetwork, Array]:
+        """Return the network, and the logarithms of the classes' probabilities."""
+        net = ReferenceNetwork(ShortcutNetwork(self._spec, (), LossSpec()), weights)
+        logits = net.forward(np.asarray(images, np.float64), training=True).main
+        shifted = logits - logits.max(-1, keepdims=True)
+        return net, shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def _loss(log: Array, labels: NDArray[np.integer]) -> float:
+    return float(-np.mean(log[np.arange(len(labels)), labels]))
 
 
 def scaled_runner(spec: NetworkSpec, images: Array) -> RunScaled:

@@ -7,15 +7,20 @@ The arithmetic is here, once, in NumPy. An adapter says what its neurons were gi
 from sbp_core.signal.calibration import Calibration, calibrate, scaled
 from sbp_core.signal.diagnosis import Diagnosis, NeuronFigures, WeightFigures, diagnose, perturbed
 from sbp_core.signal.identity import at_identity, identity_weights
-from sbp_core.signal.passes import Firing, Observe, Pass, fired
+from sbp_core.signal.passes import Firing, Observe, ObserveMoved, Pass, fired
+from sbp_core.signal.watch import EVERY, Look, Watch
 
 __all__ = [
+    "EVERY",
     "Calibration",
     "Diagnosis",
     "Firing",
+    "Look",
     "NeuronFigures",
     "Observe",
+    "ObserveMoved",
     "Pass",
+    "Watch",
     "WeightFigures",
     "at_identity",
     "calibrate",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sbp_core import validation
 from sbp_core.signal.findings import findings
-from sbp_core.signal.passes import Array, Firing, Observe, Pass
+from sbp_core.signal.passes import Array, Firing, Observe, ObserveMoved, Pass
 
 PerStep = tuple[float, ...]
 
@@ -58,6 +58,11 @@ class NeuronFigures:
         """Norm of the gradient over all steps."""
         return float(np.linalg.norm(self.gradient))
 
+    def means(self) -> dict[str, float]:
+        """Return the figures without time: means over the steps, what is kept, and the gradient's norm over all."""
+        names = ("rate", "silent", "saturated", "inside", "near", "different")
+        return {name: _mean(getattr(self, name)) for name in names} | {"kept": self.kept, "gradient": self.norm}
+
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFigures:
@@ -70,6 +75,9 @@ class WeightFigures:
         agreement: cosine between the gradients of two batches, mean over all pairs.
         floor: what gradients that have nothing in common may reach by chance: 0.02, or two deviations of the mean,
             by the number of weights or as the pairs scatter.
+        descent: share of the slope that the gradient promises which is there in the loss, along it: the central
+            difference over 2 % of the weights' norm, on the first batch. 1 where the surrogate's gradient is the
+            loss's; NaN where it was not asked for.
     """
 
     path: str
@@ -77,6 +85,7 @@ class WeightFigures:
     gradient: float
     agreement: float
     floor: float
+    descent: float = math.nan
 
     @property
     def is_noise(self) -> bool:
@@ -95,6 +104,7 @@ class Diagnosis:
         batches: how many.
         samples: in each.
         noise: deviation of the noise on a near input, as a share of the images'.
+        after: steps of training that the network has had, as far as it is known.
     """
 
     neurons: tuple[NeuronFigures, ...]
@@ -103,6 +113,7 @@ class Diagnosis:
     batches: int
     samples: int
     noise: float
+    after: int | None = None
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -117,6 +128,12 @@ class Diagnosis:
             block = found.path.rpartition(".")[0] or found.path
             gains[block] = gains.get(block, 1.0) * found.gain
         return gains
+
+    @property
+    def early_agreement(self) -> float:
+        """Mean agreement in the first quarter of the layers with weights, one or more; branches left out."""
+        found = [weights.agreement for weights in self.weights if not weights.path.startswith("branches.")]
+        return float(np.mean(found[: max(1, len(found) // 4)]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; what is not a number is None."""
@@ -133,11 +150,13 @@ class Diagnosis:
         titles = ("rate", "silent", "saturated", "inside", "near", "different", "kept", "gradient", "gain")
         lines.append(f"{'neurons':{width}} " + " ".join(f"{title:>9}" for title in titles))
         for neuron in self.neurons:
-            steps = (neuron.rate, neuron.silent, neuron.saturated, neuron.inside, neuron.near, neuron.different)
-            values = [*map(_mean, steps), neuron.kept, neuron.norm, neuron.gain]
+            values = [*neuron.means().values(), neuron.gain]
             lines.append(f"{neuron.path:{width}} " + " ".join(f"{value:9.3g}" for value in values))
-        lines += ["", f"{'weights':{width}} {'gradient':>9} {'agreement':>9}"]
-        lines += [f"{found.path:{width}} {found.gradient:9.3g} {found.agreement:9.3f}" for found in self.weights]
+        lines += ["", f"{'weights':{width}} {'gradient':>9} {'agreement':>9} {'descent':>9}"]
+        lines += [
+            f"{found.path:{width}} {found.gradient:9.3g} {found.agreement:9.3f} {found.descent:9.3f}"
+            for found in self.weights
+        ]
         return "\n".join(lines)
 
 
@@ -148,6 +167,7 @@ def diagnose(
     noise: float = 0.1,
     seed: int = 0,
     axes: tuple[int, int] = (0, 1),
+    slopes: int = 0,
 ) -> Diagnosis:
     """Measure a network on a few disjoint batches: what every adapter's ``diagnose`` does.
 
@@ -157,12 +177,17 @@ def diagnose(
         noise: deviation of the noise that makes a near input of a sample, as a share of the images'.
         seed: of the noise.
         axes: of images, which are batch and channels: so every layout gets the same noise.
+        slopes: how many layers' gradients are held against the loss itself, two passes forward each, from the first
+            layer to the last.
 
     Raises:
+        TypeError: slopes are asked for, and the observer cannot move weights.
         ValueError: fewer than two batches, a batch of fewer than two samples, or a network without spiking neurons.
     """
     validation.positive("noise", noise)
+    validation.count("slopes", slopes, 0)
     passes: list[Pass] = []
+    descents: dict[str, float] = {}
     totals: list[_Total] = []
     near: Pass | None = None
     samples = 0
@@ -178,6 +203,7 @@ def diagnose(
             near = observe(perturbed(images, noise, seed, axes), labels)
             totals = [_Total(first, other) for first, other in zip(found.neurons, near.neurons, strict=True)]
             samples = len(labels)
+            descents = _descents(observe, images, labels, found, slopes)
         for total, firing in zip(totals, found.neurons, strict=True):
             total.add(firing)
         # what a neuron did is in the totals
@@ -188,7 +214,7 @@ def diagnose(
     gains = [math.nan, *(_ratio(before, after) for before, after in itertools.pairwise(norms))]
     return Diagnosis(
         neurons=tuple(total.figures(gain) for total, gain in zip(totals, gains, strict=True)),
-        weights=tuple(_weights(name, passes) for name, value in passes[0].gradients.items() if value.ndim > 1),
+        weights=tuple(_weights(name, passes, descents) for name in _kernels(passes[0])),
         loss=float(np.mean([found.loss for found in passes])),
         batches=len(passes),
         samples=samples,
@@ -257,7 +283,33 @@ class _Total:
         )
 
 
-def _weights(name: str, passes: Sequence[Pass]) -> WeightFigures:
+def _kernels(found: Pass) -> list[str]:
+    return [name for name, value in found.gradients.items() if value.ndim > 1]
+
+
+def _descents(
+    observe: Observe, images: Array, labels: NDArray[np.integer], found: Pass, count: int
+) -> dict[str, float]:
+    """Return what the loss does along the gradients of some layers, as a share of what they promise."""
+    if not count:
+        return {}
+    if not isinstance(observe, ObserveMoved):
+        raise TypeError(f"slopes need an observer that can move weights, got {type(observe).__name__}")
+    names = _kernels(found)
+    places = np.unique(np.linspace(0, len(names) - 1, min(count, len(names))).round().astype(int))
+    shares = {}
+    for name in (names[place] for place in places):
+        gradient = np.asarray(found.gradients[name], np.float64)
+        norm = float(np.linalg.norm(gradient))
+        step = REACH * float(np.linalg.norm(observe.weight(name)))
+        if norm and step:
+            move = (step / norm * gradient).astype(found.gradients[name].dtype)
+            ends = [observe.moved(images, labels, name, sign * move) for sign in (1, -1)]
+            shares[name] = (ends[0] - ends[1]) / (2.0 * step * norm)
+    return shares
+
+
+def _weights(name: str, passes: Sequence[Pass], descents: Mapping[str, float]) -> WeightFigures:
     found = [np.asarray(one.gradients[name], np.float64).ravel() for one in passes]
     norms = [float(np.linalg.norm(gradient)) for gradient in found]
     pairs = list(itertools.combinations(range(len(found)), 2))
@@ -270,9 +322,12 @@ def _weights(name: str, passes: Sequence[Pass]) -> WeightFigures:
         gradient=float(np.mean(norms)),
         agreement=float(np.mean(cosines)),
         floor=max(NOISE, 2.0 * max(1.0 / math.sqrt(size), float(np.std(cosines))) / math.sqrt(len(pairs))),
+        descent=descents.get(name, math.nan),
     )
 
 
+#: How far weights are moved to see the loss's own slope, as a share of their norm: its steps are smoothed over that.
+REACH = 0.02
 #: The least agreement that counts as a signal (docs of the doctor: where it comes from).
 NOISE = 0.02
 

@@ -14,20 +14,31 @@ HEALTHY = (
     "Nothing is wrong that these figures could show: layers fire, near inputs stay near, and the gradients of "
     "different batches agree."
 )
+#: The same where gradients say nothing yet.
+HEALTHY_SO_FAR = "Nothing is wrong that these figures could show so far: layers fire, and near inputs stay near."
 #: Spikes per neuron and step below which a layer is as good as silent, and above which it is as good as always on.
 QUIET, LOUD = 0.005, 0.9
 #: Share of potentials inside the surrogate's support below which hardly any gradient passes.
 NARROW = 0.02
 #: Below this, near inputs are no nearer than different ones.
 STRANGERS = 0.1
+#: Steps of training before which gradients are noise in networks that learn too, so that noise says nothing.
+EARLY = 60
 #: Ratio of the gradients at the two ends beyond which their size is worth a word.
 FAR = 1e3
 
 
 def findings(found: Diagnosis) -> tuple[str, ...]:
-    """Return what the figures say, the worst first."""
-    said = [*_silent(found.neurons), *_noise(found), *_parting(found.neurons), *_closed(found.neurons), *_size(found)]
-    return tuple(said) or (HEALTHY,)
+    """Return what the figures say, the worst first; noise that is no fault yet at the end."""
+    noise, rest = _noise(found), [*_parting(found.neurons), *_closed(found.neurons), *_size(found)]
+    if found.after is None or found.after >= EARLY:
+        return (*_silent(found.neurons), *noise, *rest) or (HEALTHY,)
+    said = [*_silent(found.neurons), *rest]
+    if not noise:
+        return tuple(said) or (HEALTHY,)
+    when = f"after {found.after} steps of training" if found.after else "at the start"
+    yet = f"{noise[0]} But {when} this says nothing yet: it is so in networks that learn too; look again after {EARLY}."
+    return (*(said or [HEALTHY_SO_FAR]), yet)
 
 
 def _silent(neurons: Sequence[NeuronFigures]) -> list[str]:
@@ -36,9 +47,9 @@ def _silent(neurons: Sequence[NeuronFigures]) -> list[str]:
     loud = [neuron.path for neuron in neurons if _over_time(neuron.rate) > LOUD]
     said = []
     if quiet:
-        said.append(f"{_where(quiet, every)} hardly anything fires: what lies behind gets no input.")
+        said.append(f"{where(quiet, every)} hardly anything fires: what lies behind gets no input.")
     if loud:
-        said.append(f"{_where(loud, every)} nearly every neuron fires at every step: that tells nothing apart.")
+        said.append(f"{where(loud, every)} nearly every neuron fires at every step: that tells nothing apart.")
     return said
 
 
@@ -46,8 +57,8 @@ def _noise(found: Diagnosis) -> list[str]:
     noisy = [weight.path for weight in found.weights if weight.is_noise]
     if not noisy:
         return []
-    where = _where(noisy, [weight.path for weight in found.weights])
-    return [f"{where} the gradients of two batches have nothing in common: what reaches these weights is noise."]
+    place = where(noisy, [weight.path for weight in found.weights])
+    return [f"{place} the gradients of two batches have nothing in common: what reaches these weights is noise."]
 
 
 def _parting(neurons: Sequence[NeuronFigures]) -> list[str]:
@@ -67,8 +78,8 @@ def _closed(neurons: Sequence[NeuronFigures]) -> list[str]:
     closed = [neuron.path for neuron in neurons if _over_time(neuron.inside) < NARROW]
     if not closed:
         return []
-    where = _where(closed, [neuron.path for neuron in neurons])
-    return [f"{where} hardly any potential lies where the surrogate has a slope: no gradient passes."]
+    place = where(closed, [neuron.path for neuron in neurons])
+    return [f"{place} hardly any potential lies where the surrogate has a slope: no gradient passes."]
 
 
 def _size(found: Diagnosis) -> list[str]:
@@ -86,7 +97,7 @@ def _size(found: Diagnosis) -> list[str]:
     return [f"The gradient {word}: at {first.path} it has {ratio:.1g} times the norm that it has at {last.path}."]
 
 
-def _where(some: Sequence[str], every: Sequence[str]) -> str:
+def where(some: Sequence[str], every: Sequence[str]) -> str:
     """Return where these are, as a sentence begins: everywhere, from one on, up to one, or by name."""
     count = len(some)
     if count == len(every) > 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,10 +50,21 @@ class Pass(NamedTuple):
 
 
 class Observe(Protocol):
-    """What an adapter offers: a pass that leaves nothing behind on the network."""
+    """What an adapter offers: passes that leave nothing behind on the network."""
 
     def __call__(self, images: Array, labels: NDArray[np.integer]) -> Pass:
         """Run a batch forward and backward."""
+
+
+@runtime_checkable
+class ObserveMoved(Observe, Protocol):
+    """An observer that also runs the network with other weights."""
+
+    def weight(self, name: str) -> Array:
+        """Return a weight by the name that its gradient has."""
+
+    def moved(self, images: Array, labels: NDArray[np.integer], name: str, move: Array) -> float:
+        """Return the loss of a batch with ``move`` added to a weight."""
 
 
 def fired(path: str, spec: LIFSpec, x: Array, gradient: Array, decay: float | None = None) -> Firing:

@@ -237,6 +237,75 @@ class Step(Schedule):
         return value
 
 
+@dataclass(frozen=True, kw_only=True)
+class Following(Schedule):
+    """A coefficient that follows the signal: branches weigh as much as the main output's gradient lacks in agreement.
+
+    ``lambda(i) = initial * fade(i) * clip(1 - s / target, 0, 1)``, with ``fade(i) = 1 - i / I``, the paper's, or 1;
+    ``s`` is the agreement between batches of the main output's own gradient in the first blocks
+    (``Diagnosis.early_agreement`` of the network without its branches), smoothed over the looks ``k`` that are taken
+    every so many steps: ``s_k = smoothing * s_(k-1) + (1 - smoothing) * max(a_k, 0)``, from ``s_1 = max(a_1, 0)`` on.
+    Before the first look ``s`` is 0. A schedule is frozen: :meth:`after` gives the one that goes on from a look.
+
+    Attributes:
+        initial: the coefficient where nothing agrees.
+        target: the agreement from which on no branch is needed.
+        smoothing: how much of the last looks is kept, in [0, 1).
+        every: steps between two looks.
+        fade: whether it also falls to 0 by the end, so that the main output is trained alone then.
+        signal: ``s`` after the last look; None before the first.
+
+    Raises:
+        ValueError: a field out of range.
+
+    Example:
+        >>> schedule = Following(initial=1.0, target=0.1, total_steps=100)
+        >>> schedule(50), schedule.after(0.05)(50), schedule.after(0.05).after(0.2)(50)
+        (0.5, 0.25, 0.0)
+    """
+
+    kind: ClassVar[str] = "following"
+    initial: float = 0.25
+    target: float = 0.1
+    smoothing: float = 0.5
+    every: int = 200
+    fade: bool = True
+    signal: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set("initial", validation.finite("initial", self.initial))
+        self._set("target", validation.positive("target", self.target))
+        self._set("smoothing", validation.within("smoothing", self.smoothing, 0.0, 1.0))
+        if self.smoothing == 1.0:
+            raise ValueError("smoothing must be less than 1, got 1.0: no look would count after the first")
+        self._set("every", validation.count("every", self.every))
+        validation.flag("fade", self.fade)
+        if self.signal is not None:
+            self._set("signal", validation.within("signal", self.signal, 0.0, 1.0))
+
+    def is_due(self, step: int) -> bool:
+        """Return whether there is a look after training step ``step``: after the first, and every so many."""
+        return step == 1 or step % self.every == 0
+
+    def after(self, agreement: float) -> Self:
+        """Return the schedule after a look.
+
+        Args:
+            agreement: that was measured; a cosine may be a rounding above 1.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        now = min(max(validation.finite("agreement", agreement), 0.0), 1.0)
+        last = self.signal
+        return self.replace(signal=now if last is None else self.smoothing * last + (1.0 - self.smoothing) * now)
+
+    def _value(self, i: Any, total: int, xp: Any) -> Any:
+        lacks = self.initial * min(max(1.0 - (self.signal or 0.0) / self.target, 0.0), 1.0)
+        return lacks * _share(total - i, total) if self.fade else as_float(i) * 0.0 + lacks
+
+
 def _whole(value: float) -> float:
     # 0.57 * 100 is a little less than 57, in float64 but not in float32: every framework is to change at one step
     nearest = round(value)

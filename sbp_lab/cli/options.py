@@ -67,7 +67,7 @@ def with_recipe(
             changes = {names[key]: given.pop(key) for key in list(given) if key in names}
             function(read(recipe, changes, given.get("resume")), *arguments, **given)
 
-        text = "A recipe of `sbp recipes`, or a TOML file."
+        text = "A recipe of `sbp recipes`, a TOML file, or a network, on digits unless --data says."
         first = inspect.Parameter(
             "recipe", inspect.Parameter.POSITIONAL_ONLY, default=None, annotation=_annotated(str | None, help=text)
         )
@@ -83,7 +83,7 @@ def read(recipe: str | None, changes: Mapping[str, Any], resume: object = None) 
     """Return a recipe with ``changes`` made.
 
     Args:
-        recipe: a name, or a file; the folder's, or "digits", unless given.
+        recipe: a name, or a file, or a network, which is put into "digits"; the folder's, or "digits", unless given.
         changes: field, or field.field, to a value or its text.
         resume: the folder of a run that goes on.
 
@@ -96,6 +96,8 @@ def read(recipe: str | None, changes: Mapping[str, Any], resume: object = None) 
     """
     if recipe is not None and resume is not None:
         raise UsageError("RECIPE must be left out with --resume: the folder has its own")
+    if recipe in networks.NETWORKS and recipe not in recipes.names():
+        recipe, changes = None, {"net": recipe} | dict(changes)
     with blamed_on("--resume" if resume is not None else "RECIPE"):
         base = recipes.load(recipe or "digits") if resume is None else recipes.read(Path(str(resume)) / "recipe.toml")
     values = parsed(changes)

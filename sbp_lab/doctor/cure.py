@@ -78,8 +78,12 @@ def cure(case: Case, source: Source, tried: Sequence[Tried], *, batches: int) ->
     first, *others = tried
     better = [each for each in others if each.trial.accuracy > first.trial.accuracy and each.is_a_recipe(source)]
     best = max(better, key=lambda each: each.trial.accuracy, default=first)
-    before = examine(case, source, batches=batches, state=first.weights)
-    after = before if best is first else examine(best.case, source, batches=batches, state=best.weights)
+    before = examine(case, source, batches=batches, state=first.weights, after=first.trial.steps)
+    after = (
+        before
+        if best is first
+        else examine(best.case, source, batches=batches, state=best.weights, after=best.trial.steps)
+    )
     return Cure(best, before, after, tuple(tried))
 
 

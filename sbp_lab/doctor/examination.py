@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +84,15 @@ def start(recipe: Recipe, source: Source) -> Case:
     return Case(recipe, spec, first_weights(recipe, spec, source, taps))
 
 
-def examine(case: Case, source: Source, *, batches: int, state: Weights | None = None) -> Diagnosis:
+def examine(
+    case: Case,
+    source: Source,
+    *,
+    batches: int,
+    state: Weights | None = None,
+    after: int | None = None,
+    slopes: int = 0,
+) -> Diagnosis:
     """Measure a network on batches of the training samples.
 
     Args:
@@ -92,6 +100,8 @@ def examine(case: Case, source: Source, *, batches: int, state: Weights | None =
         source: the data.
         batches: how many.
         state: weights that take the place of the first ones.
+        after: how many steps they were trained for, as far as it is known; 0 of the first ones.
+        slopes: how many layers' gradients are held against the loss itself.
 
     Raises:
         ValueError: fewer than two batches, or fewer samples than that takes.
@@ -101,18 +111,20 @@ def examine(case: Case, source: Source, *, batches: int, state: Weights | None =
         if loader.steps_per_epoch < batches:
             raise ValueError(f"batches must be at most {loader.steps_per_epoch}, of {recipe.batch_size}; got {batches}")
         found = [_hard(batch) for batch in itertools.islice(loader.epoch(1), batches)]
-    built = Built(
-        case.spec,
-        state or case.weights,
-        case.taps,
-        recipe.branch,
-        recipe.applied.loss,
-        _coefficient(recipe, total_steps=1),
-    )
-    return DIAGNOSE[recipe.backend](built, found)
+    coefficient = coefficient_of(recipe, total_steps=1)
+    weights = state or case.weights
+    built = Built(case.spec, weights, case.taps, recipe.branch, recipe.applied.loss, coefficient, slopes)
+    return replace(DIAGNOSE[recipe.backend](built, found), after=0 if state is None else after)
 
 
-def train(case: Case, source: Source, *, steps: int, test: int = 1000) -> tuple[Trial, Weights]:
+def train(
+    case: Case,
+    source: Source,
+    *,
+    steps: int,
+    test: int = 1000,
+    see: Callable[[int, Trainer], object] = lambda step, trainer: None,
+) -> tuple[Trial, Weights]:
     """Train a network for some steps at the recipe's rate, warmed up over a tenth of them.
 
     Args:
@@ -120,6 +132,7 @@ def train(case: Case, source: Source, *, steps: int, test: int = 1000) -> tuple[
         source: the data.
         steps: how many.
         test: how many test samples to look at.
+        see: is shown the trainer before the first step, as step 0, and after each.
 
     Returns:
         What it did, and the weights afterwards.
@@ -128,15 +141,17 @@ def train(case: Case, source: Source, *, steps: int, test: int = 1000) -> tuple[
     options = options_of(recipe, case.spec, events=recipe.frames is not None)
     trainer = trainers.load(recipe.backend).make_trainer(case.spec, case.weights, options)
     losses: list[float] = []
+    see(0, trainer)
     with _loader(recipe, source) as loader:
         for step, (images, labels) in enumerate(_steps(loader, steps), start=1):
             rate = recipe.learning_rate * min(1.0, step / max(1.0, steps / 10))
-            coefficient = _coefficient(recipe, total_steps=steps, step=step - 1)
+            coefficient = coefficient_of(recipe, total_steps=steps, step=step - 1)
             try:
                 losses.append(trainer.train_step(images, labels, coefficient, rate, step).loss)
             except NotFiniteError:
                 losses.append(math.inf)
                 break
+            see(step, trainer)
         accuracy = _accuracy(trainer, loader, test)
     return Trial(steps=len(losses), losses=tuple(losses), accuracy=accuracy), _weights(trainer, bool(case.taps))
 
@@ -156,7 +171,14 @@ def _hard(batch: tuple[Any, Any]) -> Batch:
     return np.asarray(images, np.float32), np.asarray(labels, np.int64)
 
 
-def _coefficient(recipe: Recipe, *, total_steps: int, step: int = 0) -> float:
+def first_batch(recipe: Recipe, source: Source) -> Batch:
+    """Return the batch that a training begins with, as stored."""
+    with _loader(recipe, source) as loader:
+        return _hard(next(loader.epoch(1)))
+
+
+def coefficient_of(recipe: Recipe, *, total_steps: int, step: int = 0) -> float:
+    """Return the branches' weight; 0 without branches."""
     return 0.0 if recipe.schedule is None else float(recipe.schedule.resolve(total_steps=total_steps)(step))
 
 

@@ -26,6 +26,7 @@ class Built(NamedTuple):
         branch: what a branch is.
         loss: how branches join.
         coefficient: their weight.
+        slopes: how many layers' gradients are held against the loss itself.
     """
 
     spec: NetworkSpec
@@ -34,6 +35,7 @@ class Built(NamedTuple):
     branch: BranchName
     loss: LossSpec
     coefficient: float
+    slopes: int = 0
 
 
 def _torch(built: Built, batches: Batches) -> Diagnosis:
@@ -50,7 +52,8 @@ def _torch(built: Built, batches: Batches) -> Diagnosis:
         shortcut.set_coefficient(built.coefficient)
         model = shortcut
     sbp_torch.import_weights(model, built.weights)
-    return sbp_torch.diagnose(model, [(time_first(images, -3), labels) for images, labels in batches])
+    given = [(time_first(images, -3), labels) for images, labels in batches]
+    return sbp_torch.diagnose(model, given, slopes=built.slopes)
 
 
 def _first(batches: Batches) -> Any:
@@ -70,7 +73,7 @@ def _jax(built: Built, batches: Batches) -> Diagnosis:
         model = sbp_jax.Shortcut(model, built.taps, built.spec.num_classes, **options)
     sbp_jax.import_weights(model, built.weights)
     given = [(time_first(images, -1), labels) for images, labels in batches]
-    return sbp_jax.diagnose(model, given, coefficient=built.coefficient)
+    return sbp_jax.diagnose(model, given, coefficient=built.coefficient, slopes=built.slopes)
 
 
 def _keras(built: Built, batches: Batches) -> Diagnosis:
@@ -82,7 +85,7 @@ def _keras(built: Built, batches: Batches) -> Diagnosis:
         model = sbp_keras.ShortcutModel(model, built.taps, built.spec.num_classes, **options)
         model.coefficient.assign(built.coefficient)
     sbp_keras.import_weights(model, built.weights)
-    return sbp_keras.diagnose(model, batches)
+    return sbp_keras.diagnose(model, batches, slopes=built.slopes)
 
 
 #: Backend to what measures there.

@@ -29,6 +29,11 @@ _MAPS = (
 
 def draw_diagnosis(found: Diagnosis, title: str, path: Path) -> Path:
     """Draw what the neurons of each layer do at each step, the gradient there, and its agreement, as a PNG."""
+    return write_bytes(path, diagnosis_png(found, f"{title}\n{found.findings[0]}"))
+
+
+def diagnosis_png(found: Diagnosis, title: str = "") -> bytes:
+    """Return the same picture's content."""
     names = [neuron.path for neuron in found.neurons]
     steps = len(found.neurons[0].rate)
     rows = max(len(names), len(found.weights))
@@ -46,16 +51,21 @@ def draw_diagnosis(found: Diagnosis, title: str, path: Path) -> Path:
         axes.set_facecolor("#dddddd")
         bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", pad=0.02, aspect=12)
         bar.ax.tick_params(which="both", labelsize=7)
+        if ends is None:
+            # its own ticks run into each other
+            bar.minorticks_off()
+            bar.set_ticks(drawn.get_clim(), labels=[f"{end:.1g}" for end in drawn.get_clim()])
         axes.set_title(label, fontsize=9, color=INK)
         axes.set_xticks(range(steps), [str(step + 1) for step in range(steps)], fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.set_yticks(range(len(names)), names if place == 0 else [""] * len(names), fontsize=7)
         axes.set_xlabel("step", fontsize=8)
     _agreement(panels[-1], found)
-    figure.suptitle(f"{title}\n{found.findings[0]}", fontsize=10, x=0.01, ha="left", color=INK)
+    if title:
+        figure.suptitle(title, fontsize=10, x=0.01, ha="left", color=INK)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    return write_bytes(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _agreement(axes: Axes, found: Diagnosis) -> None:

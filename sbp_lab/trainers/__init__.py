@@ -7,7 +7,7 @@ compiled ``ShortcutModel`` and ``train_on_batch`` in Keras, a ``Shortcut`` with 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from sbp_core import NetworkSpec, validation
 from sbp_core.registry import missing_framework
+from sbp_core.signal import Diagnosis
 from sbp_lab.trainers.finite import NotFiniteError as NotFiniteError
 from sbp_lab.trainers.options import Network as Network
 from sbp_lab.trainers.options import OwnNetwork as OwnNetwork
@@ -92,6 +93,21 @@ class Trainer(Protocol):
 
     def firing_rates(self, images: Array) -> dict[str, float]:
         """Return spikes per neuron and step, by neuron layer in order, in inference; of the neurons of this package."""
+        ...
+
+    def diagnose(
+        self, batches: Sequence[tuple[Array, Labels]], coefficient: float, *, branches: bool = True
+    ) -> Diagnosis:
+        """Return the doctor's figures; nothing that training depends on is touched.
+
+        Args:
+            batches: images as in :meth:`train_step`, and classes.
+            coefficient: weight of the branches.
+            branches: whether they count; without them it is the main output's loss that is differentiated.
+
+        Raises:
+            ValueError: the network has no neurons that are known.
+        """
         ...
 
     def weights(self) -> dict[str, Array]:

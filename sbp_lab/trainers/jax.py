@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import sbp_jax
 from sbp_core import NetworkSpec
 from sbp_core.reference.networks import initial_weights
+from sbp_core.signal import Diagnosis
 from sbp_core.weights import to_canonical
 from sbp_jax.neuron import UNROLL_UP_TO
 from sbp_jax.taps import call_tapped, module_names
@@ -56,6 +57,7 @@ class JaxTrainer:
         self._slots = _transformation(options.optimizer).init(self._parameters)
         self._taken = 0
         self._scale, self._good = FIRST_SCALE if options.precision == "float16" else 1.0, 0
+        self._diagnose: dict[bool, sbp_jax.Diagnoser] = {}
         self._mean: Any = (self._parameters, self._rest) if options.ema is not None else None
 
     def train_step(
@@ -115,6 +117,16 @@ class JaxTrainer:
         names = [name for name, _ in _neurons(_main(nnx.merge(self._graph, *self._used())))]
         order = names if self.spec is None else [path for path, _ in self.spec.neurons()]
         return {name: float(rates[name]) for name in order if name in rates}
+
+    def diagnose(
+        self, batches: Sequence[tuple[Array, Labels]], coefficient: float, *, branches: bool = True
+    ) -> Diagnosis:
+        """Return the doctor's figures."""
+        if branches not in self._diagnose:
+            self._diagnose[branches] = sbp_jax.Diagnoser()
+        model = nnx.merge(self._graph, self._parameters, self._rest, copy=True)
+        given = [(_arranged(jnp.asarray(images), self._options), labels) for images, labels in batches]
+        return self._diagnose[branches](model if branches else _main(model), given, coefficient)
 
     def weights(self) -> dict[str, Array]:
         """Return the main network's weights."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ from keras import ops
 import sbp_keras
 from sbp_core import NetworkSpec
 from sbp_core.reference.networks import initial_weights
+from sbp_core.signal import Diagnosis
 from sbp_core.weights import to_canonical
 from sbp_keras.networks import layer_names
 from sbp_keras.weights import variables
@@ -130,6 +131,15 @@ class KerasTrainer:
             paths[layer.name]: float(ops.convert_to_numpy(ops.mean(ops.cast(x, "float32"))))
             for layer, x in zip(layers, given, strict=True)
         }
+
+    def diagnose(
+        self, batches: Sequence[tuple[Array, Labels]], coefficient: float, *, branches: bool = True
+    ) -> Diagnosis:
+        """Return the doctor's figures."""
+        model = self._model if branches else self._net
+        if isinstance(model, sbp_keras.ShortcutModel):
+            model.coefficient.assign(coefficient)
+        return sbp_keras.diagnose(model, batches)
 
     def weights(self) -> dict[str, Array]:
         """Return the main network's weights."""

@@ -7,7 +7,7 @@ statistics of the whole batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import sbp_torch
 from sbp_core import NetworkSpec
 from sbp_core.reference.networks import initial_weights
+from sbp_core.signal import Diagnosis
 from sbp_lab.optimizers import SGD, AdamW, Optimizer
 from sbp_lab.trainers import Array, Labels, Network, StepResult, TrainerOptions, finite, torch_processes
 from sbp_lab.trainers import state as states
@@ -151,6 +152,15 @@ class TorchTrainer:
             self._net.eval()
             self._net(self._images(images), **self._where_time_is())
         return {name: rate.item() for name, rate in rates.items()}
+
+    def diagnose(
+        self, batches: Sequence[tuple[Array, Labels]], coefficient: float, *, branches: bool = True
+    ) -> Diagnosis:
+        """Return the doctor's figures."""
+        model = self._model if branches else self._net
+        if isinstance(model, sbp_torch.Shortcut):
+            model.set_coefficient(coefficient)
+        return sbp_torch.diagnose(model, [(self._images(images), labels) for images, labels in batches])
 
     def weights(self) -> dict[str, Array]:
         """Return the main network's weights."""

@@ -43,6 +43,7 @@ class Keeper:
         progress: where the run is.
         times: of the steps of this session, in seconds.
         saved: what is on the disk, in words.
+        signal: what a coefficient follows, if it does.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Keeper:
         self.progress = Progress()
         self.times: list[float] = []
         self.saved = "no checkpoint was written yet"
+        self.signal: float | None = None
         self.sessions: list[dict[str, Any]] = []
         self.data = {
             "name": source.name,
@@ -103,6 +105,7 @@ class Keeper:
             raise ValueError(f"{found.file} does not fit the network: {error}") from None
         self.progress = Progress.from_dict(found.header["progress"])
         self.sessions = list(found.header["sessions"])
+        self.signal = found.header.get("signal")
         for text in told:
             self.on_event(Notice(text=f"{text}. Going on from the one before, {found.file}, step {self.progress.step}"))
         then, now = self.sessions[-1], versions()
@@ -237,6 +240,7 @@ class Keeper:
             "data": self.data,
             "progress": progress.to_dict(),
             "sessions": self.sessions,
+            "signal": self.signal,
         }
         file = checkpoint.write(self.place, trainer.state(), header)
         self.saved = f"{file} holds step {progress.step}"

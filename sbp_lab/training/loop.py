@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sbp_core import Constant, validation
+from sbp_core import Constant, Following, validation
 from sbp_lab import trainers
 from sbp_lab.data import Source
 from sbp_lab.recipe import Recipe
@@ -22,12 +22,13 @@ from sbp_lab.trainers import StepResult, TrainerFactory
 from sbp_lab.trainers.processes import Processes, joined
 from sbp_lab.training import checkpoint
 from sbp_lab.training import folder as folders
-from sbp_lab.training.events import EpochDone, Event, Finished, Started, StepDone
+from sbp_lab.training.events import EpochDone, Event, Finished, Notice, Started, StepDone
 from sbp_lab.training.interrupts import Asked, Interrupted, listening
 from sbp_lab.training.keeper import WARM_UP_STEPS, Keeper
 from sbp_lab.training.lock import locked
 from sbp_lab.training.progress import Sums
 from sbp_lab.training.setup import Built, build
+from sbp_lab.training.watching import Watching
 
 
 def train(
@@ -37,6 +38,7 @@ def train(
     source: Source,
     resume: bool = False,
     checkpoint_every: int | None = None,
+    watch: int | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
     workers: int = 0,
     make_trainer: TrainerFactory | None = None,
@@ -63,6 +65,8 @@ def train(
         source: the data.
         resume: go on from the folder's checkpoint, from the beginning where there is none; a complete run is returned.
         checkpoint_every: steps between checkpoints within an epoch.
+        watch: steps between two looks of the doctor, whose figures go into ``signal/``; the weights are the same to the
+            bit with and without. None: it does not look.
         on_event: called with what happens.
         workers: processes that make batches ahead of time.
         make_trainer: takes the place of the backend's own trainer.
@@ -88,12 +92,15 @@ def train(
     """
     if checkpoint_every is not None:
         validation.count("checkpoint_every", checkpoint_every)
+    if watch is not None:
+        validation.count("watch", watch)
     if make_trainer is None:
         trainers.check(recipe.backend)
     with joined(recipe.backend) as processes:
         # a function of its own: nothing may hold the trainer when the processes part
         place = Path(folder)
-        return _train(recipe, place, source, resume, checkpoint_every, on_event, workers, make_trainer, processes)
+        how = (resume, checkpoint_every, watch, on_event, workers, make_trainer)
+        return _train(recipe, place, source, *how, processes)
 
 
 def _train(
@@ -102,6 +109,7 @@ def _train(
     source: Source,
     resume: bool,
     checkpoint_every: int | None,
+    watch: int | None,
     on_event: Callable[[Event], None],
     workers: int,
     make_trainer: TrainerFactory | None,
@@ -126,7 +134,7 @@ def _train(
             make_trainer=make_trainer or processes.make_trainer,
             shard=(processes.index, processes.count),
         )
-        session = _Session(recipe, keeper, checkpoint_every, tell, asked, processes)
+        session = _Session(recipe, keeper, source, checkpoint_every, watch, tell, asked, processes)
         with built.loader, closing(keeper):
             return session.run(built)
 
@@ -157,7 +165,9 @@ class _Session:
 
     recipe: Recipe
     keeper: Keeper
+    source: Source
     checkpoint_every: int | None
+    watch: int | None
     on_event: Callable[[Event], None]
     asked: Asked
     processes: Processes
@@ -172,25 +182,36 @@ class _Session:
         per_epoch = loader.steps_per_epoch
         total = self.recipe.epochs * per_epoch
         schedule = (self.recipe.schedule or Constant(value=0.0)).resolve(total_steps=total, steps_per_epoch=per_epoch)
+        if isinstance(schedule, Following):
+            schedule = schedule.replace(signal=keeper.signal)
+        watching = Watching(
+            self.recipe,
+            self.source,
+            schedule,
+            every=self.watch,
+            folder=keeper.place if keeper.writes else None,
+            tell=lambda text: self.on_event(Notice(text=text)),
+        )
         rates = self.recipe.learning_rates(total_steps=total, steps_per_epoch=per_epoch)
         keeper.begin(per_epoch)
         self._started(trainer, per_epoch, total)
-        while keeper.progress.epoch <= self.recipe.epochs:
-            self._epoch(built, schedule, rates, total)
+        with closing(watching):
+            while keeper.progress.epoch <= self.recipe.epochs:
+                self._epoch(built, watching, rates, total)
         run = keeper.end()
         self.on_event(Finished(run=run))
         return run
 
-    def _epoch(self, built: Built, schedule: Any, rates: Any, total: int) -> None:
+    def _epoch(self, built: Built, watching: Watching, rates: Any, total: int) -> None:
         trainer, loader = built
         keeper = self.keeper
         progress, clock = keeper.progress, time.perf_counter()
-        coefficient, rate = float(schedule(progress.step)), float(rates(max(progress.step - 1, 0)))
+        coefficient, rate = float(watching.schedule(progress.step)), float(rates(max(progress.step - 1, 0)))
         firing = progress.epochs[-1].firing_rate if progress.epochs else None
         earlier = progress.sums.seconds
         for images, labels in loader.epoch(progress.epoch, progress.sums.steps):
             step = progress.step + 1
-            coefficient, rate = float(schedule(step)), float(rates(step - 1))
+            coefficient, rate = float(watching.schedule(step)), float(rates(step - 1))
             started = time.perf_counter()
             result = trainer.train_step(images, labels, coefficient, rate, step)
             keeper.times.append(time.perf_counter() - started)
@@ -198,6 +219,8 @@ class _Session:
             keeper.remember(trainer, result)
             progress.sums.seconds = earlier + time.perf_counter() - clock
             self._tell(result, coefficient, rate, firing, total)
+            watching.after(step, trainer, coefficient, keeper.times)
+            keeper.signal = watching.signal
             self._stop_if_asked(trainer)
             whole = progress.sums.steps == loader.steps_per_epoch
             if self.checkpoint_every and not whole and progress.sums.steps % self.checkpoint_every == 0:

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Step
+from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Following, Step
 from sbp_core.reference import backend
 
 TOTAL = 40
@@ -20,6 +20,7 @@ FORMULAS = {
         Step(initial=1.0, factor=0.5, milestones=(0.25, 0.5), total_steps=TOTAL),
         lambda p: 1.0 if p <= 0.25 else 0.5 if p <= 0.5 else 0.25,
     ),
+    "following": (Following(initial=0.8, target=0.4, signal=0.1, total_steps=TOTAL), lambda p: 0.6 * (1 - p)),
 }
 
 
@@ -191,3 +192,30 @@ def test_training_of_one_step_ends_where_longer_training_does(schedule):
     assert schedule(1) == pytest.approx(longer(100))
     assert schedule(-5) == schedule(0) == pytest.approx(longer(0))
     assert schedule(7) == schedule(1)
+
+
+def test_following_keeps_part_of_what_was_seen_before_and_never_leaves_its_range():
+    schedule = Following(initial=0.5, target=0.2, smoothing=0.75, fade=False, total_steps=TOTAL)
+    seen = [-0.3, 0.1, 0.1, 1.0000001, 1.0]
+    values = []
+    for agreement in seen:
+        schedule = schedule.after(agreement)
+        values.append(schedule(7))
+    smoothed = [0.0, 0.025, 0.04375, 0.2828125, 0.462109375]
+    assert schedule.signal == pytest.approx(smoothed[-1])
+    assert values == pytest.approx([0.5 * max(0.0, 1 - s / 0.2) for s in smoothed])
+    assert [step for step in range(1, 9) if Following(every=4).is_due(step)] == [1, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"target": 0.0}, "target must be greater than 0"),
+        ({"smoothing": 1.0}, "smoothing must be less than 1"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"signal": 1.5}, "signal must lie in"),
+    ],
+)
+def test_mistakes_in_what_follows_are_named(fields, said):
+    with pytest.raises(ValueError, match=said):
+        Following(**fields)

@@ -10,7 +10,7 @@ import pytest
 from sbp_core import ArcTan, LIFSpec, Rectangle, signal
 from sbp_core.reference import neuron
 from sbp_core.signal import Firing, Pass, fired
-from sbp_core.signal.findings import HEALTHY
+from sbp_core.signal.findings import HEALTHY, HEALTHY_SO_FAR
 from tests import signals
 
 STEPS, BATCH, SIZE = 3, 4, 5
@@ -156,11 +156,11 @@ def changed(**figures):
     healthy = {"rate": (0.2, 0.2), "inside": (0.4, 0.4), "near": (0.9, 0.9), "different": (0.3, 0.3)}
     neurons = [dataclasses.replace(neuron, **healthy) for neuron in found.neurons]
     weights = [dataclasses.replace(weight, agreement=0.5, gradient=1.0) for weight in found.weights]
-    noisy, small = figures.pop("noisy", 0), figures.pop("small", 1.0)
+    noisy, small, after = figures.pop("noisy", 0), figures.pop("small", 1.0), figures.pop("after", None)
     neurons[1] = dataclasses.replace(neurons[1], **figures)
     weights[:noisy] = [dataclasses.replace(weight, agreement=0.01, floor=0.02) for weight in weights[:noisy]]
     weights[0] = dataclasses.replace(weights[0], gradient=small)
-    return dataclasses.replace(found, neurons=tuple(neurons), weights=tuple(weights)).findings
+    return dataclasses.replace(found, neurons=tuple(neurons), weights=tuple(weights), after=after).findings
 
 
 def test_findings_say_where_and_what():
@@ -173,6 +173,18 @@ def test_findings_say_where_and_what():
     assert changed(noisy=7)[0].startswith("In every layer the gradients")
     assert changed(small=1e-5)[0].startswith("The gradient vanishes: at stem.conv it has 1e-05 times")
     assert changed(small=0.0)[0] == "No gradient at all reaches stem.conv, the first layer."
+
+
+def test_at_the_start_noise_is_no_fault():
+    assert changed(noisy=7, after=60)[0].startswith("In every layer the gradients of two batches have nothing")
+    first, last = changed(noisy=7, after=0)
+    assert first == HEALTHY_SO_FAR
+    assert last.startswith("In every layer the gradients of two batches have nothing in common")
+    assert "at the start this says nothing yet" in last
+    assert changed(after=0) == (HEALTHY,)
+    silent, note = changed(noisy=7, after=10, rate=(0.0, 0.0))
+    assert silent.startswith("In layer1.0.neuron1 hardly anything fires")
+    assert "after 10 steps of training this says nothing yet" in note
 
 
 def test_a_diagnosis_is_json_and_text_with_the_finding_first():
@@ -203,3 +215,26 @@ def test_mistakes_are_named(scripted):
         signal.diagnose(Scripted(), [batch, batch], noise=0.0)
     with pytest.raises(ValueError, match="model must have spiking neurons"):
         signal.diagnose(lambda images, labels: Pass((), {}, 0.0), [batch, batch])
+
+
+def test_descent_is_what_the_loss_does_along_the_gradient():
+    class Valley:
+        """The loss is half the square of a weight; the gradient that is told is twice the true one."""
+
+        def __call__(self, images, labels):
+            found = made(1, images)
+            return found._replace(gradients={"w.weight": 2 * self.weight("w.weight"), "v.weight": np.zeros((2, 2))})
+
+        def weight(self, name):
+            return np.array([[3.0, 0.0], [0.0, 4.0]])
+
+        def moved(self, images, labels, name, move):
+            return 0.5 * float(np.sum((self.weight(name) + move) ** 2))
+
+    batches = [(RANDOM.normal(size=(BATCH, 2)), np.zeros(BATCH, int)) for _ in range(2)]
+    first, second = signal.diagnose(Valley(), batches, slopes=5).weights
+    assert first.descent == pytest.approx(0.5)
+    assert math.isnan(second.descent)
+    assert math.isnan(signal.diagnose(Valley(), batches).weights[0].descent)
+    with pytest.raises(TypeError, match="slopes need an observer that can move weights"):
+        signal.diagnose(Scripted(), batches, slopes=1)

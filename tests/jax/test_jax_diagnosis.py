@@ -25,6 +25,7 @@ def test_figures_are_the_oracles_and_nothing_is_left(net):
     net.eval()
     graph, state = nnx.split(net)
     signals.assert_same(sbp_jax.diagnose(net, batches(), noise=0.2, seed=5))
+    signals.assert_same_descent(sbp_jax.diagnose(net, batches(), noise=0.2, seed=5, slopes=3))
     after_graph, after = nnx.split(net)
     assert graph == after_graph
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), state, after)))
@@ -72,3 +73,17 @@ def test_mistakes_are_named():
     own = [(random.normal(size=(3, 6, 8)).astype("float32"), np.arange(6) % 3) for _ in range(2)]
     with pytest.raises(ValueError, match=r"neuron 'neurons\.0' is called more than once"):
         sbp_jax.diagnose(Again(nnx.Rngs(0)), own)
+
+
+def test_one_program_follows_a_model_whose_values_move(net, tmp_path):
+    watch = sbp_jax.watch(batches(), every=2, folder=tmp_path, noise=0.2, seed=5)
+    look = watch.step(net)
+    signals.assert_same(look.found)
+    graph, state = nnx.split(net)
+    moved = nnx.merge(graph, jax.tree.map(lambda value: value * 1.5, state))
+    found = watch.step(moved).found
+    assert watch.step(moved) is None
+    assert found.loss != look.found.loss
+    signals.assert_same(found, sbp_jax.diagnose(moved, batches(), noise=0.2, seed=5))
+    # its statistics and its mode stay
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), state, nnx.state(net))))

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import sbp_keras
-from sbp_core import Constant, Evolutionary
+from sbp_core import Constant, Evolutionary, Following
 
 X = np.random.default_rng(0).normal(size=(24, 3, 4)).astype("float32")
 Y = np.random.default_rng(1).integers(0, 3, 24)
@@ -163,3 +163,19 @@ def test_a_model_that_was_not_compiled_counts_its_steps_too():
     for _ in range(2):
         model(X, training=True)
     assert (number(model.step), number(model.coefficient)) == (2, 0.25)
+
+
+def test_a_coefficient_follows_the_main_models_agreement():
+    model = make_model()
+    look_at = [(X[:8], Y[:8])] * 2
+    assert sbp_keras.diagnose(model.main, look_at).early_agreement == pytest.approx(1.0)
+    agreement = 1.0
+    callback = sbp_keras.FollowingCallback(Following(initial=0.6, target=2.0, every=4), look_at)
+    batches = Batches()
+    model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[callback, batches])
+    seen = [0.0, *[agreement] * 5]
+    wanted = [0.6 * (1 - k / 6) * (1 - s / 2.0) for k, s in enumerate(seen, start=1)]
+    np.testing.assert_allclose([log["coefficient"] for log in batches.logs], wanted, atol=1e-6)
+    np.testing.assert_allclose(batches.losses, losses_by_hand(model, wanted), rtol=1e-4)
+    with pytest.raises(TypeError, match="schedule must be a Following"):
+        sbp_keras.FollowingCallback(Constant(), look_at)

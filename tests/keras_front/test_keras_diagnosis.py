@@ -22,6 +22,7 @@ def net():
 def test_figures_are_the_oracles_and_nothing_is_left(net):
     before = [variable.numpy() for variable in net.variables]
     signals.assert_same(sbp_keras.diagnose(net, batches(), noise=0.2, seed=5))
+    signals.assert_same_descent(sbp_keras.diagnose(net, batches(), noise=0.2, seed=5, slopes=3))
     assert all(np.array_equal(a, b.numpy()) for a, b in zip(before, net.variables, strict=True))
     assert not any("call" in vars(layer) for layer in net.layers)
 
@@ -57,3 +58,20 @@ def test_mistakes_are_named():
     with pytest.raises(ValueError, match="neuron 'twice' is called more than once"):
         sbp_keras.diagnose(model, own)
     assert "call" not in vars(neuron)
+
+
+def test_a_fit_that_is_watched_ends_in_the_same_bits(tmp_path):
+    random = np.random.default_rng(0)
+    images, labels = random.normal(size=(12, 3, 8)).astype("float32"), np.arange(12) % 3
+    ends, watch = [], sbp_keras.WatchCallback([(images[:4], labels[:4]), (images[4:8], labels[4:8])], every=2)
+    for callbacks in ([], [watch]):
+        keras.utils.set_random_seed(1)
+        inputs = keras.Input((3, 8))
+        x = keras.layers.Dropout(0.5)(sbp_keras.LIF()(keras.layers.Dense(12)(inputs)))
+        model = keras.Model(inputs, keras.layers.Dense(3)(x)[:, -1])
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(images, labels, batch_size=4, epochs=2, verbose=0, callbacks=callbacks)
+        ends.append([keras.ops.convert_to_numpy(variable) for variable in model.variables])
+    assert all(np.array_equal(plain, watched) for plain, watched in zip(*ends, strict=True))
+    assert [look.step for look in watch.looks] == [1, 2, 4, 6]
+    signals.assert_same(watch.looks[-1].found, sbp_keras.diagnose(model, watch.batches))

@@ -1,5 +1,6 @@
 """``sbp doctor``: what it says, writes and tries, on networks that are known to be ill or well."""
 
+import html
 import json
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from sbp_core import LIFSpec
 from sbp_core.specs.networks.blocks import with_blocks
 from sbp_lab.data import open_data
-from sbp_lab.doctor import REMEDIES, Trial, Tried, cure, examine, ranked, start, train
+from sbp_lab.diagnosis import gradient_norms
+from sbp_lab.doctor import REMEDIES, Trial, Tried, cure, examine, figure2, ranked, start, train
 from sbp_lab.recipe import Recipe
 from tests.lab.command import sbp
 from tests.signals import assert_same
@@ -33,17 +35,31 @@ def found(case, digits):
 
 
 def test_the_command_says_the_finding_first_and_writes_figures_and_picture(tmp_path):
-    options = ["--net", "mlp", "-T", "1", "--method", "vanilla", "--batch-size", "16"]
-    done = sbp("doctor", *options, "--batches", "2", "--after", "1", "--try", "1", "--out", str(tmp_path / "out"))
+    options = ["mlp", "-T", "1", "--method", "vanilla", "--batch-size", "16"]
+    more = ["--batches", "2", "--after", "1", "--try", "1", "--figure2", "2", "--slopes", "2"]
+    done = sbp("doctor", *options, *more, "--out", str(tmp_path / "out"))
     assert done.exit_code == 0, done.output
     written = json.loads((tmp_path / "out" / "doctor.json").read_text())
     assert written["schema"] == "sbp.doctor/1"
     assert done.output.startswith(written["diagnosis"]["findings"][0][:60])
     assert written["tried"][0]["remedy"] == "as it is"
+    assert sum(weights["descent"] is not None for weights in written["diagnosis"]["weights"]) == 2
     assert written["remedies"]
     assert [row["remedy"] for row in written["tried"][1:]] == written["remedies"]
     assert all(row["steps"] == 1 for row in written["tried"])
     assert (tmp_path / "out" / "doctor.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    page = (tmp_path / "out" / "doctor.html").read_text()
+    told = [html.escape(said) for said in [*written["diagnosis"]["findings"], *written["remedies"]]]
+    assert all(said in page for said in told)
+    assert page.index(told[0]) < page.index("<h2>")
+    # nothing else is needed: the pictures are in it
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "http" not in page
+    arrays = np.load(tmp_path / "out" / "figure2.npz")
+    assert sorted(arrays) == sorted(f"{m}/{step}" for m in ("vanilla", "shortcut", "evolutionary") for step in range(3))
+    shown = written["figure2"]["shortcut"]["2"]
+    assert shown["norm"] == pytest.approx(np.linalg.norm(arrays["shortcut/2"]))
+    assert shown["quantiles"]["0.5"] == pytest.approx(np.median(arrays["shortcut/2"]))
     assert sbp("doctor", *options, "--out", str(tmp_path / "out")).exit_code == 2
 
 
@@ -152,3 +168,13 @@ def test_what_no_recipe_can_hold_is_not_the_fix(case, digits):
     assert blocks.spec == with_blocks(case.spec, "sew")
     tried.append(Tried("SEW blocks", blocks, better, blocks.weights))
     assert cure(case, digits, tried, batches=2).best is tried[2]
+
+
+def test_the_first_layers_gradient_begins_as_that_of_the_gradients_command(digits):
+    recipe = Recipe(**SMALL)
+    found = figure2.first_layer(recipe, digits, steps=0)
+    norms = gradient_norms(recipe, list(found), digits)
+    for method, steps in found.items():
+        assert list(steps) == [0]
+        assert np.linalg.norm(steps[0]) == pytest.approx(norms[method]["stem.conv"], rel=1e-5)
+    assert norms["vanilla"]["stem.conv"] != norms["shortcut"]["stem.conv"]

@@ -24,6 +24,7 @@ STATED = {
     "shortcut": ("resnet", {}, {}, SUMMED, 1.0),
     "evolutionary": ("resnet", {}, {}, SUMMED, 0.25),
     "losses": ("resnet", {}, {}, APART, 1.0),
+    "following": ("resnet", {}, {}, APART, 1.0),
     "distilled": ("resnet", {}, {}, APART.replace(distillation=0.5), 1.0),
     "tet": ("resnet", {}, {}, LossSpec(combine="logits", per_step=True), None),
     "plif": ("resnet", {}, {"learn_decay": True, "input_gain": "complement"}, SUMMED, None),

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import sbp_torch
-from sbp_core import presets
+from sbp_core import Following, presets
 from tests import signals
 
 
@@ -25,6 +25,7 @@ def net():
 
 def test_figures_are_the_oracles(net):
     signals.assert_same(sbp_torch.diagnose(net, batches(), noise=0.2, seed=5))
+    signals.assert_same_descent(sbp_torch.diagnose(net, batches(), noise=0.2, seed=5, slopes=3))
 
 
 def test_nothing_is_left_on_the_model(net):
@@ -118,3 +119,55 @@ def test_mistakes_are_named(net):
         sbp_torch.diagnose(nn.Sequential(nn.Flatten(), nn.Linear(72, 4)), batches())
     with pytest.raises(ValueError, match="batches must be two or more"):
         sbp_torch.diagnose(net, [])
+
+
+def trained(watched, folder):
+    """A few steps of a network with dropout, and what was seen."""
+    torch.manual_seed(0)
+    net = sbp_torch.Network(signals.SPEC)
+    model = nn.Sequential(net, nn.Dropout(0.5))
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    watch = sbp_torch.watch(model, batches(), every=2, folder=folder, noise=0.2, seed=5) if watched else None
+    looks = []
+    for images, labels in batches():
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels.long()).backward()
+        optimizer.step()
+        looks += [watch.step()] if watched else []
+    return model, looks
+
+
+def test_a_training_that_is_watched_ends_in_the_same_bits(tmp_path):
+    (plain, _), (watched, looks) = trained(False, None), trained(True, tmp_path)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(tensor, watched.state_dict()[name]), name
+    assert [look and look.step for look in looks] == [1, 2, None]
+    assert "agreement/0.head" in looks[0].scalars()
+    watch = sbp_torch.watch(watched, batches(), noise=0.2, seed=5)
+    signals.assert_same(watch.step().found, sbp_torch.diagnose(watched, batches(), noise=0.2, seed=5))
+    with pytest.raises(TypeError, match="model must be a torch module"):
+        sbp_torch.watch(3, batches())
+
+
+def test_a_coefficient_follows_the_main_networks_agreement_and_goes_on(net):
+    model = sbp_torch.Shortcut(net, ("layer1",), 4, sample=batches()[0][0])
+    schedule = Following(initial=0.5, target=0.9, every=2, total_steps=8)
+    # gradients of one batch agree
+    places = (0, 0, 1)
+    look_at = [batches()[place] for place in places]
+    agreement = signals.diagnosed([signals.batches()[place] for place in places]).early_agreement
+    assert agreement > 0.1
+    scheduler = sbp_torch.CoefficientScheduler(model, schedule, batches=look_at)
+    assert scheduler.last_value == 0.5 * 7 / 8
+    # the weights do not move: every look sees the oracle's agreement, without the branches
+    scheduler.step()
+    assert scheduler.schedule.signal == pytest.approx(agreement, abs=1e-6)
+    assert scheduler.last_value == pytest.approx(0.5 * 6 / 8 * (1 - agreement / 0.9), abs=1e-6)
+    again = sbp_torch.CoefficientScheduler(model, schedule, batches=look_at)
+    again.load_state_dict(scheduler.state_dict())
+    for _ in range(3):
+        scheduler.step()
+        again.step()
+        assert again.last_value == scheduler.last_value == pytest.approx(model.coefficient.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="batches must be given"):
+        sbp_torch.CoefficientScheduler(model, schedule)

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import sbp_torch
 from sbp_core import Constant, Evolutionary, ResNetSpec
+from sbp_core.signal.watch import read
 
 lightning = pytest.importorskip("lightning.pytorch", reason="lightning is not installed")
-from sbp_torch.lightning import ShortcutCallback  # noqa: E402
+from sbp_torch.lightning import ShortcutCallback, WatchCallback  # noqa: E402
 
 LIGHTNING = pytest.mark.matrix("sbp ResNet", "PyTorch", "Lightning")
 SPEC = ResNetSpec(depths=(1, 1), widths=(2, 2), in_channels=1, num_classes=3, time_steps=1)
@@ -215,3 +216,22 @@ def test_without_lightning_the_error_says_what_to_install():
 def test_importing_sbp_torch_does_not_import_lightning():
     code = "import sys, sbp_torch; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=300).returncode == 0
+
+
+@LIGHTNING
+def test_a_module_that_is_watched_ends_in_the_same_bits_and_its_loggers_have_the_figures(tmp_path):
+    batches = [(DATA[:4][0], DATA[:4][1]), (DATA[4:8][0], DATA[4:8][1])]
+    states, logger = [], lightning.loggers.CSVLogger(tmp_path)
+    for watching in (False, True):
+        torch.manual_seed(0)
+        module = Module()
+        watch = WatchCallback(batches, every=3, folder=tmp_path)
+        fit(module, Evolutionary(initial=0.6), callbacks=[watch] if watching else [], logger=logger)
+        states.append(module.state_dict())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    assert [line["step"] for line in read(tmp_path)] == [1, 3, 6]
+    logger.save()
+    assert "agreement/main.stem.conv" in (tmp_path / "lightning_logs/version_0/metrics.csv").read_text()
+    again = WatchCallback(batches)
+    again.load_state_dict(watch.state_dict())
+    assert again.state_dict()["step"] == 6

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sbp_conformance.compare import close_number
 from sbp_conformance.levels.base import REFERENCE, Case, Tolerance
 from sbp_conformance.results import Finding
-from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Schedule, Step
+from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Following, Schedule, Step
 from sbp_core.backend import Backend, Mode
 
 
@@ -24,6 +24,7 @@ _OPEN: dict[str, Schedule] = {
     "cosine": Cosine(initial=0.9, final=0.1),
     "exponential": ExponentialSchedule(initial=0.5, ratio=0.01),
     "step": Step(initial=0.4, factor=0.5, milestones=(0.3, 0.7)),
+    "following": Following(initial=0.8, target=0.3, signal=0.07),
 }
 
 
@@ -111,6 +112,13 @@ _MORE: dict[str, tuple[Schedule, tuple[int, ...], tuple[int, ...]]] = {
         (),
     ),
     "evolutionary-one-step": (Evolutionary(initial=0.3, total_steps=1), (0, 1, 2), ()),
+    "following-without-end": (
+        Following(initial=0.8, target=0.3, fade=False, signal=0.07, total_steps=9),
+        (0, 4, 9),
+        (),
+    ),
+    "following-nothing": (Following(initial=0.8, total_steps=9), (0, 4, 9), ()),
+    "following-enough": (Following(initial=0.8, signal=0.4, total_steps=9), (0, 4, 9), ()),
     "cosine-one-step": (Cosine(initial=0.3, final=0.2, total_steps=1), (0, 1, 2), ()),
     "exponential-one-step": (ExponentialSchedule(initial=0.3, total_steps=1), (0, 1, 2), ()),
     "step-one-step": (Step(initial=0.3, total_steps=1), (0, 1, 2), ()),

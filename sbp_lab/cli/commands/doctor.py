@@ -34,6 +34,17 @@ def doctor(
     fix: Annotated[
         bool, Parameter(negative="", help="Try the remedies, 100 steps unless --try says, and write the best's recipe.")
     ] = False,
+    slopes: Annotated[
+        int,
+        Parameter(help="Hold the gradients of so many layers against the loss itself: two passes forward for each."),
+    ] = 0,
+    figure2: Annotated[
+        int | None,
+        Parameter(
+            help="Draw the paper's Figure 2, the first layer's gradient with and without shortcuts, at the start and "
+            "over so many steps of each method; 0: at the start alone."
+        ),
+    ] = None,
     out: Out = None,
     data_folder: DataFolder = DATA_FOLDER,
 ) -> None:
@@ -43,14 +54,20 @@ def doctor(
     the recipe of the best is written besides.
     """
     from sbp_lab.doctor import cure, examine, ranked, start, train, try_each
+    from sbp_lab.doctor import figure2 as first
+    from sbp_lab.doctor.page import write_page
     from sbp_lab.doctor.pictures import draw_diagnosis
     from sbp_lab.environment import machine, versions
     from sbp_lab.files import write_bytes, write_json
     from sbp_lab.results import describe_network
 
-    for name, value, least in (("batches", batches, 2), ("after", after, 0), ("try", attempts, 0)):
+    least_of = (("batches", batches, 2), ("after", after, 0), ("try", attempts, 0), ("slopes", slopes, 0))
+    for name, value, least in least_of:
         with blamed_on(f"--{name}"):
             validation.count(name, value, least)
+    if figure2 is not None:
+        with blamed_on("--figure2"):
+            validation.count("figure2", figure2, 0)
     attempts = attempts or (100 if fix else 0)
     source = opened(recipe, data_folder)
     with blamed_on("--net"):
@@ -59,13 +76,11 @@ def doctor(
     with new_folder(out, "doctor") as folder:
         weights = train(case, source, steps=after)[1] if after else None
         with blamed_on("--batches"):
-            found = examine(case, source, batches=batches, state=weights)
+            found = examine(case, source, batches=batches, state=weights, after=after, slopes=slopes)
         when = f"after {after} steps" if after else "at the start"
         title = f"{describe_network(recipe)}, {when}, {batches} batches of {recipe.batch_size}, {recipe.backend}"
         for said in found.findings:
             console.print(f"[bold]{escape(said)}[/bold]")
-        if not after and any(weights.is_noise for weights in found.weights):
-            console.print("At the start, gradients have little in common in networks that learn too: see --after 60.")
         console.print(_neurons(found, title))
         console.print(_weights(found))
         remedies = [remedy for remedy, _ in ranked(case, found)]
@@ -94,9 +109,17 @@ def doctor(
             else:
                 file = write_bytes(folder / "recipe.toml", cured.best.case.recipe.to_toml().encode())
                 console.print(f"The recipe with it: sbp train {file}", soft_wrap=True)
+        pictures: dict[str, bytes] = {}
+        if figure2 is not None:
+            gradients = first.first_layer(recipe, source, steps=figure2)
+            drawn = first.write(gradients, f"{describe_network(recipe)}, {recipe.backend}", folder)
+            pictures["The first layer's gradient, with and without shortcuts"] = drawn.read_bytes()
+            content["figure2"] = first.described(gradients)
         file = write_json(folder / "doctor.json", content | {"versions": versions(), "machine": machine()})
         picture = draw_diagnosis(found, title, folder / "doctor.png")
-        console.print(f"Wrote {file} and {picture.name}", soft_wrap=True)
+        ran = machine() | versions()
+        report = write_page(folder / "doctor.html", title, found, remedies, tried, recipe, ran, pictures)
+        console.print(f"Wrote {report}, {picture.name} and {file.name}", soft_wrap=True)
 
 
 def _told(each: Tried) -> dict[str, object]:
@@ -141,12 +164,14 @@ def _neurons(found: Diagnosis, title: str) -> Table:
 def _weights(found: Diagnosis) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("weights", no_wrap=True)
-    for name in ("gradient", "agreement", ""):
+    sloped = any(weights.descent == weights.descent for weights in found.weights)
+    for name in ("gradient", "agreement", "", *(["descent"] if sloped else [])):
         table.add_column(name, justify="right")
     for weights in found.weights:
         style = "dim" if weights.is_noise else None
         word = "noise" if weights.is_noise else ""
-        table.add_row(weights.path, f"{weights.gradient:.2g}", f"{weights.agreement:.3f}", word, style=style)
+        slope = ["" if weights.descent != weights.descent else f"{weights.descent:.2f}"] if sloped else []
+        table.add_row(weights.path, f"{weights.gradient:.2g}", f"{weights.agreement:.3f}", word, *slope, style=style)
     return table
 
 

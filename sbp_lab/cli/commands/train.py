@@ -24,6 +24,12 @@ Resume = Annotated[
 CheckpointEvery = Annotated[
     int | None, Parameter(help="Steps between checkpoints within an epoch; there is one after each epoch.")
 ]
+Watch = Annotated[
+    int | None,
+    Parameter(
+        help="Steps between two looks of the doctor, 200 say: figures go into signal/, and what goes wrong is said."
+    ),
+]
 
 
 @with_recipe()
@@ -33,6 +39,7 @@ def train(
     out: Out = None,
     resume: Resume = None,
     checkpoint_every: CheckpointEvery = None,
+    watch: Watch = None,
     workers: Workers = 0,
     data_folder: DataFolder = DATA_FOLDER,
 ) -> None:
@@ -50,6 +57,8 @@ def train(
 
     if checkpoint_every is not None and checkpoint_every < 1:
         raise UsageError(f"checkpoint_every must be at least 1, got {checkpoint_every}", "--checkpoint-every")
+    if watch is not None and watch < 1:
+        raise UsageError(f"watch must be at least 1, got {watch}", "--watch")
     with blamed_on("--workers"):
         if workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
@@ -68,6 +77,7 @@ def train(
                     source=source,
                     resume=resume is not None,
                     checkpoint_every=checkpoint_every,
+                    watch=watch,
                     on_event=told,
                     workers=workers,
                 )
