@@ -3,22 +3,39 @@
 PYTHON ?= python3
 DEMO := .venv-demo
 TEST := .venv-test
-INSTALL := install --quiet --constraint constraints.txt
+# modules are compiled when they are first imported: few of torch's and TensorFlow's are
+INSTALL := install --quiet --no-compile --constraint constraints.txt
 PACKAGES := sbp_core sbp_torch sbp_tf sbp_jax sbp_keras sbp_conformance sbp_lab
 # the tensors of the tests are tiny: one thread each, and two processes side by side
-PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 $(TEST)/bin/pytest -n 2 --dist worksteal --durations 20 --durations-min 5
+PYTEST := OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 PYTHONPATH=$(CURDIR)/$(TEST)/peers \
+  $(TEST)/bin/pytest -n 2 --dist worksteal --durations 20 --durations-min 5
 export TF_CPP_MIN_LOG_LEVEL := 3
+unexport PYTHONDONTWRITEBYTECODE
 # PyTorch 2.13 frees memory twice in the backward of narrow strided 1x1 convolutions, channels last, where oneDNN takes AVX2
 export ONEDNN_MAX_CPU_ISA := AVX
-# XLA compiles far longer than it runs here: without LLVM's optimisations a random draw compiles in a seventh of the time
-test core adapters conformance quick: export XLA_FLAGS := --xla_backend_optimization_level=0
+# Compilers take far longer than what they compile runs here. XLA's: in a third of the time without LLVM's optimisations and
+# the newer emitters, in one piece, and what a process has compiled the others find. PyTorch's: no pool of processes.
+XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
+SUITE := test suite core adapters conformance quick
+$(SUITE): export XLA_FLAGS := $(XLA)
+$(SUITE): export JAX_COMPILATION_CACHE_DIR := $(CURDIR)/.xla_cache
+$(SUITE): export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS := 0
+$(SUITE): export JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES := -1
+$(SUITE): export TORCHINDUCTOR_COMPILE_THREADS := 1
 
-.PHONY: demo test quick lint types core adapters conformance wheel clean
+.PHONY: demo test checks suite quick lint types core adapters conformance triton wheel clean
 
 demo: $(DEMO)/installed
 	$(DEMO)/bin/sbp demo
 
-test: lint types core adapters conformance
+test: checks suite
+
+checks: $(TEST)/installed
+	$(MAKE) --no-print-directory --jobs 2 --output-sync=target types lint
+
+# one run of pytest: each start imports every framework twice, and each end leaves a core idle
+suite: wheel triton
+	$(PYTEST) tests --ignore tests/others --ignore-glob '*/matrix_*.py' --doctest-modules --pyargs $(PACKAGES)
 
 FRAMEWORK ?= torch
 QUICK := .venv-quick-$(FRAMEWORK)
@@ -48,18 +65,18 @@ $(TEST)/wheel: $(TEST)/installed $(SOURCES)
 	$(TEST)/bin/pip install --quiet --force-reinstall --no-deps dist/*.whl
 	touch $@
 
+# parts of the suite
 core: wheel
-	$(PYTEST) tests/core
-	$(PYTEST) --doctest-modules --pyargs $(PACKAGES)
+	$(PYTEST) tests/core --doctest-modules --pyargs $(PACKAGES)
 
-adapters: wheel
-	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests --ignore tests/core --ignore tests/conformance --ignore tests/others
-	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
+adapters: wheel triton
+	$(PYTEST) tests --ignore tests/core --ignore tests/conformance --ignore tests/others
 
 conformance: wheel
-	$(PYTEST) tests/conformance --ignore tests/conformance/test_conformance_backends.py
-	# it starts the backends side by side by itself
-	$(TEST)/bin/pytest tests/conformance/test_conformance_backends.py
+	$(PYTEST) tests/conformance
+
+triton: wheel
+	PYTHONPATH=$(TEST)/triton $(TEST)/bin/pytest tests/torch/test_torch_triton.py
 
 $(DEMO)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEMO)
@@ -70,11 +87,11 @@ $(TEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/pip $(INSTALL) ".[dev]"
 	# apart: Triton and TensorFlow abort where one process loads both
-	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/triton triton==3.9.0
+	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/triton triton==3.9.0
 	# apart: their requirements conflict with the others'; the matrix and SpikingJelly's example import them
-	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
+	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
 	# apart: beside a torch for the CPU its compiled operators are missing, and lightning imports it where it finds it
-	$(TEST)/bin/pip install --quiet --no-deps --target $(TEST)/vision torchvision==0.28.0
+	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/vision torchvision==0.28.0
 	touch $@
 
 $(QUICK)/installed: pyproject.toml constraints.txt
@@ -83,7 +100,7 @@ $(QUICK)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) $(PEERS) $(OTHERS) .venv-quick-* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(DEMO) $(TEST) $(PEERS) $(OTHERS) .venv-quick-* build dist .xla_cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 # the peers' requirements conflict with the tests': an environment of their own, for comparing with them and timing them
 PEERS := .venv-peers
@@ -97,7 +114,7 @@ peers: $(PEERS)/installed
 
 # what a Shortcut is attached to x mode, a table for each framework
 matrix: wheel
-	PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests -m matrix --ignore tests/others
+	$(PYTEST) tests -m matrix --ignore tests/others
 
 # networks that others published, in an environment of their own; PyTorch's and JAX's (with Keras) in a process each
 OTHERS := .venv-others
@@ -114,7 +131,7 @@ $(OTHERS)/installed: tests/others/requirements.txt
 
 # every PyTorch network also in two processes
 matrix-peers: wheel
-	SBP_TEST_EVERY_NETWORK=1 PYTHONPATH=$(CURDIR)/$(TEST)/peers $(PYTEST) tests/torch/test_torch_matrix.py
+	SBP_TEST_EVERY_NETWORK=1 $(PYTEST) tests/torch/test_torch_matrix.py
 
 # CIFAR-10's images where SBP_DATA has them, else random ones
 bench-loader: wheel

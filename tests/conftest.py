@@ -68,13 +68,27 @@ def pytest_configure(config):
     config.pluginmanager.register(Matrix(Path(os.environ[FILE]), first), "sbp_matrix")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     places = collections.Counter()
     for item in items:
         places[item.path.name] += 1
         for mark in item.iter_markers("matrix"):
             if mark.args:
                 item.user_properties.append(("matrix", [*mark.args, [item.path.name, places[item.path.name]]]))
+    if hasattr(config, "workerinput"):
+        items[:] = long_first(items, config.workerinput["workercount"])
+
+
+def long_first(items, workers):
+    """Return the items so that those marked ``long`` head the shares that xdist's workers start with.
+
+    One that takes a minute and starts last would leave the other cores idle.
+    """
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    ends = [len(rest) * worker // workers for worker in range(workers + 1)]
+    shares = ([*long[worker::workers], *rest[ends[worker] : ends[worker + 1]]] for worker in range(workers))
+    return [item for share in shares for item in share]
 
 
 @pytest.fixture

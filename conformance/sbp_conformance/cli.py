@@ -45,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="neurons that the random level makes up, others in every run; default: a few, the same in every run",
     )
+    what.add_argument("--every", type=_positive, default=1, metavar="N", help="a sample: one in N cases of each level")
     what.add_argument("--list", action="store_true", help="name the cases selected, and run none")
     what.add_argument(
         "--mutants",
@@ -84,7 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.mutants is not None:
         return _mutants(options)
     selection = Selection(
-        levels=options.level, cases=options.case, modes=options.mode, dtypes=options.dtype, examples=options.examples
+        levels=options.level,
+        cases=options.case,
+        modes=options.mode,
+        dtypes=options.dtype,
+        examples=options.examples,
+        every=options.every,
     )
     try:
         names = [case.name for case in matching(selection)]

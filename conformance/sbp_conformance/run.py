@@ -32,6 +32,7 @@ class Selection:
         dtypes: names of dtypes.
         examples: how many neurons the random level makes up, others in every run; None for the few that are always the
             same.
+        every: run one in so many cases of each level, a sample; 1 is all.
     """
 
     levels: Sequence[str] | None = None
@@ -39,6 +40,7 @@ class Selection:
     modes: Sequence[str] | None = None
     dtypes: Sequence[str] | None = None
     examples: int | None = None
+    every: int = 1
 
 
 class Check(NamedTuple):
@@ -68,7 +70,11 @@ def matching(selection: Selection) -> list[Case]:
         ValueError: there is no such level.
     """
     levels = default_levels() if selection.levels is None else selection.levels
-    found = [case for level in levels for case in cases_of(level) if _named(case, selection.cases)]
+    found = [
+        case
+        for level in levels
+        for case in [case for case in cases_of(level) if _named(case, selection.cases)][:: selection.every]
+    ]
     examples = selection.examples
     return found if examples is None else [case.with_examples(examples) for case in found]
 

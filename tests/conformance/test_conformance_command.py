@@ -305,6 +305,13 @@ def test_an_unknown_level_mode_or_dtype_is_refused(suite):
         assert "error" in done.stderr
 
 
+def test_a_sample_is_one_in_so_many_cases_of_each_level(suite):
+    done = suite("--list", "--every", "9", "--level", "schedule", "--level", "loss")
+    wanted = [case.name for level in ("schedule", "loss") for case in cases_of(level)[::9]]
+    assert done.stdout.split() == wanted
+    assert len(wanted) < 60
+
+
 def test_cases_are_listed_without_running(suite):
     done = suite("--list", "--case", "neuron-tie-hard-*")
     assert done.returncode == 0

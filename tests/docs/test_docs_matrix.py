@@ -1,5 +1,6 @@
 """The printed matrix has the cells of every process, workers and processes that tests start, and no other."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -86,3 +87,18 @@ def test_the_tables_are_those_of_every_process(workers, select, tables, tmp_path
     assert "".join(lines) == tables, result.stdout + result.stderr
     assert ("shortcuts in Torch" in result.stdout) == bool(tables)
     assert not list(tmp_path.glob("sbp_matrix_*"))
+
+
+def test_long_tests_head_the_shares_that_workers_start_with():
+    spec = importlib.util.spec_from_file_location("outer_conftest", CONFTEST)
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+
+    class Item(str):
+        def get_closest_marker(self, name):
+            assert name == "long"
+            return self.isupper()
+
+    items = [Item(letter) for letter in "abAcdeBCf"]
+    assert conftest.long_first(items, 2) == list("ACabcBdef")
+    assert conftest.long_first(items, 1) == list("ABCabcdef")

@@ -291,7 +291,8 @@ def test_two_devices_train_as_one_does_its_batch_statistics_too(backend, tmp_pat
     one = make("torch", spec, taps=("stage1",), clip_norm=0.1)
     losses = [one.train_step(IMAGES, LABELS, 0.5, 0.01, k).loss for k in (1, 2, 3)]
     np.savez(tmp_path / "in.npz", images=IMAGES, labels=LABELS)
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "KERAS_BACKEND": "jax"}
+    devices = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+    flags = {"XLA_FLAGS": devices, "KERAS_BACKEND": "jax"}
     command = [sys.executable, "-c", SEVERAL, backend, str(tmp_path / "in.npz"), str(tmp_path / "out.npz")]
     done = subprocess.run(command, env=os.environ | flags, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -380,7 +380,6 @@ _LIKE_ANOTHER = ("resnet18", "resnet34", "vgg11", "ms_resnet18", "spikformer_ima
 #: What the cases of some have besides.
 _BESIDES: dict[str, dict[str, Any]] = {
     "max_resnet18": {"soft": True, "shift": 0.75},
-    "vgg13": {"compiled": ("float64",)},
     "vggsnn": {"frames": True},
     "dvs_gesture": {"frames": True, "shift": 0.75},
     "sew_dvs": {"shift": 0.75},
