@@ -83,15 +83,15 @@ $(DEMO)/installed: pyproject.toml constraints.txt
 	$(DEMO)/bin/pip $(INSTALL) ".[torch,lab]"
 	touch $@
 
+# Apart, and beside the rest: Triton and TensorFlow abort where one process loads both; the peers' requirements conflict with
+# the others' (the matrix and SpikingJelly's example import them); beside a torch for the CPU torchvision's compiled operators
+# are missing, and lightning imports it where it finds it.
+APART := $(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)
 $(TEST)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TEST)
-	$(TEST)/bin/pip $(INSTALL) ".[dev]"
-	# apart: Triton and TensorFlow abort where one process loads both
-	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/triton triton==3.9.0
-	# apart: their requirements conflict with the others'; the matrix and SpikingJelly's example import them
-	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3
-	# apart: beside a torch for the CPU its compiled operators are missing, and lightning imports it where it finds it
-	$(TEST)/bin/pip install --quiet --no-compile --no-deps --target $(TEST)/vision torchvision==0.28.0
+	{ $(APART)/triton triton==3.9.0 && $(APART)/vision torchvision==0.28.0 && \
+	  $(APART)/peers spikingjelly==2.0.0 snntorch==1.0.0 loguru==0.7.3; } & apart=$$!; \
+	$(TEST)/bin/pip $(INSTALL) ".[dev]" && wait $$apart
 	touch $@
 
 $(QUICK)/installed: pyproject.toml constraints.txt
