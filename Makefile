@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # PyTorch 2.13 frees memory twice in the backward of narrow strided 1x1 convolutions, channels last, where oneDNN takes AVX2
 export ONEDNN_MAX_CPU_ISA := AVX
 # Compilers take far longer than what they compile runs here. XLA's: in a third of the time without LLVM's optimisations and
-# the newer emitters, in one piece, and what a process has compiled the others find. PyTorch's: no pool of processes.
+# the newer emitters, in one piece, and what one test has compiled the others find. PyTorch's: no pool of processes.
 XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1
 SUITE := test suite core adapters conformance quick
 $(SUITE): export XLA_FLAGS := $(XLA)

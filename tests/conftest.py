@@ -60,6 +60,9 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
+        # files in it are not written atomically: one for each worker and the processes that it starts
+        if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(folder) / config.workerinput["workerid"])
         return
     first = FILE not in os.environ
     if first:

@@ -17,6 +17,7 @@ from sbp_core.reference.backend import ReferenceBackend
 PACKAGES = {"torch": "torch", "tf": "tensorflow", "jax": "jax"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_every_mutant_of_every_adapter_is_caught(tmp_path):
     names = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package) is not None]
