@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from sbp_lab.tables import title
 
 #: Okabe and Ito's colours: told apart by colour-blind readers, and in grey.
 COLOURS = {"vanilla": "#4d4d4d", "shortcut": "#e69f00", "evolutionary": "#0072b2"}
+#: Of other methods, in the order in which they come.
+OTHERS = ("#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#a6761d")
 INK = "#333333"
 
 
@@ -96,8 +99,9 @@ def plot_gradients(norms: Mapping[str, Mapping[str, float]], title: str, path: P
     axes = figure.subplots()
     layers = list(next(iter(norms.values())))
     places = {name: place for place, name in enumerate((name for name in layers if "downsample" not in name), start=1)}
+    colours = _colours(norms)
     for method, values in norms.items():
-        colour = COLOURS.get(method)
+        colour = colours[method]
         axes.plot(
             list(places.values()), [_positive(values[name]) for name in places], "o-", ms=4, color=colour, label=method
         )
@@ -113,6 +117,11 @@ def plot_gradients(norms: Mapping[str, Mapping[str, float]], title: str, path: P
     axes.set_title(title, fontsize=10, loc="left", color="#333333", pad=18)
     axes.legend(frameon=False, fontsize=9)
     return _write(figure, path)
+
+
+def _colours(methods: Iterable[str]) -> dict[str, str]:
+    others = itertools.cycle(OTHERS)
+    return {method: COLOURS[method] if method in COLOURS else next(others) for method in methods}
 
 
 def _of(comparison: Comparison, group: tuple[str, str]) -> dict[str, list[Run]]:
@@ -132,10 +141,11 @@ def _comparison(left: Axes, right: Axes, comparison: Comparison, group: tuple[st
 
 
 def _accuracy(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
+    colours = _colours(runs)
     for method, several in runs.items():
         curves = np.array([[epoch.accuracy * 100 for epoch in run.epochs] for run in several])
         epochs = np.arange(1, curves.shape[1] + 1)
-        colour = COLOURS.get(method)
+        colour = colours[method]
         marker = "o" if len(epochs) == 1 else None
         label = f"{method}, {curves[:, -1].mean():.1f} %"
         axes.plot(epochs, curves.mean(axis=0), color=colour, lw=2, marker=marker, label=label)
@@ -149,10 +159,11 @@ def _accuracy(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
 
 
 def _ratio(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
+    colours = _colours(runs)
     for place, (method, several) in enumerate(runs.items()):
         values = [run.gradient_ratio for run in several]
         values = [value for value in values if math.isfinite(value) and value > 0]
-        colour = COLOURS.get(method)
+        colour = colours[method]
         if not values:
             axes.annotate("none", (place, 1.0), ha="center", fontsize=9)
             continue

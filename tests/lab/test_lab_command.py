@@ -15,9 +15,9 @@ import torch
 import sbp_torch
 from sbp_core import Constant, Cosine, Evolutionary, LIFSpec, LossSpec, Triangle, network_spec, registry
 from sbp_lab import comparison, recipes, results, trainers, training
+from sbp_lab.cli.commands.demo import COMPARED
 from sbp_lab.cli.options import changed, parsed
 from sbp_lab.events import Frames
-from sbp_lab.methods import PAPERS
 from sbp_lab.optimizers import SGD, AdamW
 from sbp_lab.recipe import Recipe
 from sbp_lab.record import Epoch, Run
@@ -324,7 +324,7 @@ def test_the_demo_takes_fashion_mnist_where_it_is_and_digits_where_it_is_not(tmp
         content = json.loads((out / "results.json").read_text())
         assert content["data"] == [recipe.data]
         assert Recipe.from_dict(content["recipe"]) == recipe
-        assert (len(content["runs"]), content["seeds"]) == (3 * len(PAPERS), [0, 1, 2])
+        assert (len(content["runs"]), content["seeds"]) == (3 * len(COMPARED), [0, 1, 2])
 
 
 def _folder_that_is_a_file(path):

@@ -12,12 +12,11 @@ from sbp_lab.cli.commands.compare import compare
 from sbp_lab.cli.folders import Out
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.data import open_data
-from sbp_lab.methods import PAPERS
 from sbp_lab.trainers import TRAINERS
 
 #: What is shown, and what in its place where its files are missing; recipes.
 SHOWN, INSTEAD = "demo", "digits"
-COMPARED = PAPERS
+COMPARED = ("vanilla", "evolutionary", "calibrated")
 
 
 def demo(

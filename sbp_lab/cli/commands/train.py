@@ -103,6 +103,8 @@ def train(
                 raise UsageError(str(error), "--resume" if resume is not None else None) from None
         if not first:
             return
+        if not told.started:
+            console.print("It was complete already: nothing was trained.")
         picture = plot_run(run, folder / "training.png")
         console.print(
             f"Accuracy {run.accuracy * 100:.1f} %, best {run.best.accuracy * 100:.1f} % in epoch {run.best.number}. "
