@@ -1,10 +1,12 @@
-"""The heat maps of a diagnosis: layer by time."""
+"""The heat maps of a diagnosis, layer by time step, and of a training, layer by training step."""
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -85,3 +87,47 @@ def _logarithmic(values: NDArray[np.float64]) -> LogNorm:
     known = values[np.isfinite(values)]
     low, high = (float(known.min()), float(known.max())) if known.size else (1.0, 10.0)
     return LogNorm(low, high if high > low else low * math.e)
+
+
+#: Figure of a look, its title and its range; None: logarithmic.
+_LOOKS: tuple[tuple[str, str, tuple[float, float] | None], ...] = (
+    ("rate", "firing rate", (0.0, 0.5)),
+    ("kept", "nearness of near inputs\nthat is left", (0.0, 1.0)),
+    ("gradient", "norm of the gradient\nat the neurons' input", None),
+    ("agreement", "agreement of the\ngradients of two batches", (0.0, 0.3)),
+)
+
+
+def draw_looks(looks: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Draw what each layer did while a network trained, layer by training step, as a PNG.
+
+    Args:
+        looks: of :func:`sbp_core.signal.watch.read`, one or more.
+        title: what trained.
+        path: of the PNG.
+    """
+    rows = max(sum(name.startswith(f"{kind}/") for name in looks[0]["figures"]) for kind, _, _ in _LOOKS)
+    figure = Figure(figsize=(16.0, 2.4 + 0.17 * rows), dpi=130, layout="constrained")
+    steps = [look["step"] for look in looks]
+    for axes, (kind, label, ends) in zip(figure.subplots(1, len(_LOOKS)), _LOOKS, strict=True):
+        names = [name for name in looks[0]["figures"] if name.startswith(f"{kind}/")]
+        values = np.array([[look["figures"].get(name, np.nan) for look in looks] for name in names])
+        if ends is None:
+            values = np.where(values > 0, values, np.nan)
+        scale = {"norm": _logarithmic(values)} if ends is None else {"vmin": ends[0], "vmax": ends[1]}
+        cells = np.ma.masked_invalid(values)
+        drawn = axes.imshow(cells, aspect="auto", cmap="viridis", interpolation="nearest", **scale)
+        axes.set_facecolor("#dddddd")
+        bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", pad=0.02, aspect=20)
+        bar.minorticks_off()
+        bar.set_ticks(drawn.get_clim(), labels=[f"{end:.1g}" for end in drawn.get_clim()])
+        bar.ax.tick_params(labelsize=7)
+        axes.set_title(label, fontsize=9, color=INK)
+        shown = sorted({round(place) for place in np.linspace(0, len(steps) - 1, min(5, len(steps)))})
+        axes.set_xticks(shown, [str(steps[place]) for place in shown], fontsize=7)
+        axes.set_yticks(range(len(names)), [name.partition("/")[2] for name in names], fontsize=6)
+        axes.set_xlabel("training step of the look", fontsize=8)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", color=INK)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return write_bytes(path, picture.getvalue())

@@ -49,7 +49,8 @@ def test_a_run_that_is_watched_ends_in_the_same_bits_and_goes_on_where_it_was(ba
     resumed, _ = run(tmp_path / "resumed", every=2, resume=True, backend=backend)
     looks, again = read(tmp_path / "watched"), read(tmp_path / "resumed")
     assert [look["step"] for look in looks] == [look["step"] for look in again] == [1, 2, 4, 6, 8, 10]
-    if backend != "tf":  # there a resumed run, watched or not, is not always the same to the bit
+    # of three runs of this test beside torch and JAX in one process, one resumed in other bits on TensorFlow; why is open
+    if backend != "tf":
         assert resumed == plain
         assert again == looks
     assert "agreement/main.head" in looks[0]["figures"]
@@ -67,6 +68,7 @@ def test_the_command_watches(tmp_path):
     done = sbp("train", *options, "--watch", "3")
     assert done.exit_code == 0, done.output
     assert [look["step"] for look in read(tmp_path / "run")] == [1, 3]
+    assert (tmp_path / "run" / "signal" / "signal.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])

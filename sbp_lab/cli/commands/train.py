@@ -49,6 +49,8 @@ def train(
 
     Several devices or machines, PyTorch: torchrun --nproc-per-node 2 --no-python sbp train RECIPE --out RUN
     """
+    from sbp_core.signal.watch import read
+    from sbp_lab.doctor.pictures import draw_looks
     from sbp_lab.plots import plot_run
     from sbp_lab.results import describe
     from sbp_lab.trainers import NotFiniteError, processes
@@ -106,6 +108,9 @@ def train(
         if not told.started:
             console.print("It was complete already: nothing was trained.")
         picture = plot_run(run, folder / "training.png")
+        looks = read(folder)
+        if looks:
+            draw_looks(looks, f"{describe(recipe)}, {recipe.method}", folder / "signal" / "signal.png")
         console.print(
             f"Accuracy {run.accuracy * 100:.1f} %, best {run.best.accuracy * 100:.1f} % in epoch {run.best.number}. "
             f"Wrote {folder / 'results.json'}, last.safetensors, best.safetensors and {picture.name}",
