@@ -49,7 +49,7 @@ def test_a_run_that_is_watched_ends_in_the_same_bits_and_goes_on_where_it_was(ba
     resumed, _ = run(tmp_path / "resumed", every=2, resume=True, backend=backend)
     looks, again = read(tmp_path / "watched"), read(tmp_path / "resumed")
     assert [look["step"] for look in looks] == [look["step"] for look in again] == [1, 2, 4, 6, 8, 10]
-    # of three runs of this test beside torch and JAX in one process, one resumed in other bits on TensorFlow; why is open
+    # of three runs beside torch and JAX in one process, one resumed in other bits on TensorFlow; why is open
     if backend != "tf":
         assert resumed == plain
         assert again == looks
