@@ -65,8 +65,7 @@ def test_two_devices_train_as_one_does_on_this_processes_backend():
 def test_the_example_learns_on(backend):
     if importlib.util.find_spec("sklearn") is None:
         pytest.skip("scikit-learn is not installed")
-    # a whole training: there XLA's optimisations, which `make test` does without, pay
-    output = run(backend, str(HERE.parents[1] / "examples" / "keras_digits.py"), XLA_FLAGS="")
+    output = run(backend, str(HERE.parents[1] / "examples" / "keras_digits.py"))
     name, _, accuracy = output.strip().splitlines()[-1].partition(": ")
     assert name == f"accuracy of the main branch on {backend}"
     assert float(accuracy) > 0.85
