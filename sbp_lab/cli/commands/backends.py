@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sbp_core import registry
 from sbp_lab import trainers
+from sbp_lab.cli.console import console as new_console
 
 
 def backends() -> None:
@@ -27,4 +27,4 @@ def backends() -> None:
             continue
         versions = ", ".join(f"{package} {version}" for package, version in backend.versions.items())
         table.add_row(name, versions, ", ".join(backend.modes), ", ".join(backend.dtypes), devices, neurons)
-    Console().print(table)
+    new_console().print(table)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.folders import Out, new_folder, writable
 from sbp_lab.cli.interrupts import ending
 from sbp_lab.cli.options import with_recipe
@@ -99,7 +99,7 @@ def _run(comparison: Comparison, folder: Path, data_folder: Path, keep_checkpoin
     from sbp_lab.tables import table, title
 
     plan, file = comparison.plan, folder / "results.json"
-    console = Console()
+    console = new_console()
     cells = plan.cells()
     todo = [cell for cell in cells if cell not in comparison.runs]
     side_by_side = f"; {min(comparison.jobs, len(todo))} at a time" if min(comparison.jobs, len(todo)) > 1 else ""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from sbp_lab import recipes
 from sbp_lab.cli.commands.compare import compare
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.folders import Out
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.data import open_data
@@ -36,5 +36,5 @@ def demo(
     except FileNotFoundError:
         name = INSTEAD
         text = f"Fashion-MNIST is not in {data_folder} (--data-folder, SBP_DATA): scikit-learn's digits instead."
-        Console().print(text, soft_wrap=True, highlight=False)
+        new_console().print(text, soft_wrap=True, highlight=False)
     compare(name, backend=backend, methods=",".join(COMPARED), jobs=jobs, out=out, data_folder=data_folder)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sbp_core import validation
 from sbp_core.signal import Diagnosis
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.folders import Out, new_folder
 from sbp_lab.cli.options import with_recipe
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
@@ -72,7 +72,7 @@ def doctor(
     source = opened(recipe, data_folder)
     with blamed_on("--net"):
         case = start(recipe, source)
-    console = Console()
+    console = new_console()
     with new_folder(out, "doctor") as folder:
         weights = train(case, source, steps=after)[1] if after else None
         with blamed_on("--batches"):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, Workers
 from sbp_lab.cli.usage import UsageError, blamed_on
 from sbp_lab.trained import Which
@@ -56,7 +56,7 @@ def evaluate(
     with blamed_on("--time-steps"):
         for each in steps or ():
             trained.network(each)
-    console = Console()
+    console = new_console()
     with console.status("T = 1") as status:
         found = evaluation.evaluate(
             trained,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.folders import Out, new_folder
 from sbp_lab.cli.options import TRAINING, with_recipe
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
@@ -30,7 +30,7 @@ def gradients(recipe: Recipe, *, out: Out = None, data_folder: DataFolder = DATA
     source = opened(recipe, data_folder)
     with new_folder(out, "gradients") as folder:
         norms = gradient_norms(recipe, PAPERS, source)
-        console = Console()
+        console = new_console()
         title = f"{describe_network(recipe)}, at initialisation, one batch of {recipe.batch_size}, {recipe.backend}"
         table = Table(title=title)
         table.add_column("L2 norm of the gradient of")

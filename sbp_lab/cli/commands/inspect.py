@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from sbp_core import validation
 from sbp_lab import networks
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.cli.usage import blamed_on
 from sbp_lab.data import open_data
@@ -53,8 +53,8 @@ def inspect(
         shown = source.size if source is not None else None if size is None else (size, size)
         spec = inspection.adapt(spec, width, shown, **given)
         rows = inspection.rows(spec, weights, source, size=size, images=images)
-    Console().print(inspection.table(spec, rows))
+    new_console().print(inspection.table(spec, rows))
     if out is not None:
         with blamed_on("--out"):
             file = inspection.picture(spec, rows, out)
-        Console().print(f"Wrote {file}", soft_wrap=True)
+        new_console().print(f"Wrote {file}", soft_wrap=True)

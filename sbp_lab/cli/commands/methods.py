@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.methods import METHODS
 
 
@@ -16,4 +16,4 @@ def methods() -> None:
     table.add_column("whose")
     for each in METHODS.values():
         table.add_row(each.name, each.summary, each.source)
-    Console().print(table)
+    new_console().print(table)

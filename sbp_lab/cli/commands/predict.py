@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from sbp_lab.cli.commands.evaluate import Backend, Run, Weights
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder
 from sbp_lab.cli.usage import UsageError, blamed_on
 
@@ -65,7 +65,7 @@ def predict(
                 trained, files, backend=backend, time_steps=time_steps, batch_size=batch_size, source=source
             )
         )
-    console = Console()
+    console = new_console()
     names = trained.inputs.class_names
     shown = found if out is None else found[:_SHOWN]
     console.print(prediction.table(shown, names))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.table import Table
 
 from sbp_lab import recipes as shipped
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.usage import blamed_on
 
 
@@ -25,4 +25,4 @@ def recipes(
     table.add_column("what it is")
     for each in shipped.names():
         table.add_row(each, shipped.about(each))
-    Console().print(table)
+    new_console().print(table)

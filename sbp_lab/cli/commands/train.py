@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.folders import Out, new_folder, writable
 from sbp_lab.cli.options import with_recipe
 from sbp_lab.cli.progress import Told
@@ -68,7 +68,7 @@ def train(
         first = processes.index() == 0
     source = opened(recipe, data_folder)
     # of several processes the first writes and tells
-    console = Console(quiet=not first)
+    console = new_console(quiet=not first)
     with _folder(out, resume) if first else nullcontext(resume or out or Path()) as folder:
         console.print(f"{describe(recipe)}, {recipe.method}, seed {recipe.seed}; into {folder}", soft_wrap=True)
         with closing(Told(console)) as told:

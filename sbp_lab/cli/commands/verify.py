@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.markup import escape
 
+from sbp_lab.cli.console import console as new_console
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
 from sbp_lab.cli.usage import UsageError, blamed_on
 
@@ -36,7 +36,7 @@ def verify(
             raise ValueError(f"{run} must hold steps to compare, it kept none")
     source = opened(recipe, data_folder)
     found = verification.verify(run, source, steps=steps, kept=kept)
-    console = Console()
+    console = new_console()
 
     def say(text: str) -> None:
         console.print(escape(text), soft_wrap=True, highlight=False)
