@@ -153,9 +153,7 @@ def _accuracy(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy of the main output, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.legend(
-        frameon=False, fontsize=9, loc="upper left", title="mean at the end", alignment="left", title_fontsize=9
-    )
+    axes.legend(frameon=False, fontsize=9, loc="best", title="mean at the end", alignment="left", title_fontsize=9)
 
 
 def _ratio(axes: Axes, runs: Mapping[str, list[Run]]) -> None:
