@@ -13,6 +13,8 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 unexport PYTHONDONTWRITEBYTECODE
 # PyTorch 2.13 frees memory twice in the backward of narrow strided 1x1 convolutions, channels last, where oneDNN takes AVX2
 export ONEDNN_MAX_CPU_ISA := AVX
+# under that limit TensorFlow 2.21's own oneDNN crashes in bfloat16 on processors that have instructions for it
+export TF_ENABLE_ONEDNN_OPTS := 0
 # Compilers take far longer than what they compile runs here. XLA's: in a third of the time without LLVM's optimisations and
 # the newer emitters, in one piece, and what one test has compiled the others find. PyTorch's: no pool of processes.
 XLA := --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1

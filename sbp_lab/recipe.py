@@ -232,8 +232,8 @@ class Recipe(Spec):
             ValueError: an unknown name, or a method that does not go with the recipe.
 
         Example:
-            >>> Recipe(method="evolutionary").with_method("losses+sew").schedule
-            Evolutionary(initial=1.0, total_steps=None, per='step')
+            >>> Recipe(method="evolutionary").with_method("losses+sew").schedule.initial
+            1.0
         """
         if isinstance(method, Method):
             base = self.with_method("evolutionary" if method.branches else "vanilla")

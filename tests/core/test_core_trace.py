@@ -93,7 +93,7 @@ def test_what_cannot_be_recorded_is_named(said):
 def test_a_step_with_a_formula_that_cannot_be_recorded_says_so():
     @dataclass(frozen=True, kw_only=True)
     class Branching(Surrogate):
-        kind: ClassVar[str] = "branching_of_a_test"
+        kind: ClassVar[str] = "branching_of_a_trace"
 
         def derivative(self, x, xp):
             return x if x > 0 else -x

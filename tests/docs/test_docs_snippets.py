@@ -94,14 +94,21 @@ def test_the_zoos_page_runs_as_written(tmp_path):
     assert (tmp_path / "net.safetensors").exists()
 
 
-def test_a_recipe_that_is_shown_reads_and_its_network_is_built():
+def test_a_recipe_or_method_that_is_shown_reads_and_its_network_is_built(tmp_path):
     pytest.importorskip("cyclopts", reason="the lab is not installed")
+    from sbp_lab.methods import read_method
     from sbp_lab.recipe import Recipe
 
     shown = re.findall(r"^```toml\n(.*?)^```$", (ROOT / "docs/usage.md").read_text(), re.M | re.S)
     assert shown
     for text in shown:
-        assert Recipe.from_toml(text).network(size=(32, 32), num_classes=10, in_channels=3).parameter_count
+        if text.startswith("summary"):
+            path = tmp_path / "mine.toml"
+            path.write_text(text)
+            recipe = Recipe().with_method(read_method(path))
+        else:
+            recipe = Recipe.from_toml(text)
+        assert recipe.network(size=(32, 32), num_classes=10, in_channels=3).parameter_count
 
 
 def test_both_pages_show_every_framework():

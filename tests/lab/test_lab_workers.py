@@ -103,6 +103,8 @@ source = Source(name="small", train=split, test=split, class_names=("a",), size=
 SCRIPT = """
 if __name__ == "__main__":
     import signal
+    # a parent may have told its children to ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     loader = Loader(source, batch_size=8, seed=0, workers=1)
     for number in range(10**6):

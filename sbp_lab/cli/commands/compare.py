@@ -111,6 +111,9 @@ def _run(comparison: Comparison, folder: Path, data_folder: Path, keep_checkpoin
     def kept() -> str:
         if not comparison.runs and not (folder / "runs").exists():
             return "nothing was written"
+        # the interrupt may have come between a run's end and this
+        with suppress(OSError):
+            comparison.write(folder)
         again = f"; go on with: sbp compare --resume {folder}"
         return f"{file} holds the {len(comparison.runs)} finished of {len(cells)} runs{again}"
 
