@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sbp_core import Evolutionary, LIFSpec, LossSpec
+from sbp_core import LIFSpec
 from sbp_core.signal import Diagnosis
 from sbp_core.signal.feeds import structure_of
 from sbp_core.specs.networks import ResNetSpec
@@ -85,11 +85,6 @@ def _start_need(case: Case, found: Diagnosis) -> float:
     return max(lost, 3.1 * _silence(found))
 
 
-def _apart(case: Case, source: Source) -> Case:
-    loss, coefficient = LossSpec(combine="losses"), Evolutionary(initial=1.0)
-    return start(case.recipe.replace(method="evolutionary", coefficient=coefficient, loss=loss), source)
-
-
 def _blocks_need(case: Case, found: Diagnosis) -> float:
     return 1.2 * _parts(found) if isinstance(case.spec, ResNetSpec) and not case.recipe.own else 0.0
 
@@ -118,7 +113,7 @@ REMEDIES: tuple[Remedy, ...] = (
         predicts="a branch with a loss of its own at each stage brings a gradient that batches agree on to the layers "
         "before it; its weight falls from 1 to 0",
         need=lambda case, found: 1.5 * _noise(found) if case.spec.default_taps and not case.taps else 0.0,
-        apply=_apart,
+        apply=lambda case, source: start(case.recipe.replace(coefficient=None).with_method("losses"), source),
     ),
     Remedy(
         name="SEW blocks",
