@@ -17,8 +17,10 @@ def resnet10_spec(**fields: Any) -> ResNetSpec:
 
 
 #: Name on the command line to spec. The stems of ResNets for images of 224 pixels are a 7x7 convolution and a pool.
+#: ResNet-68 has twice the blocks of ResNet-34, and one more in its last stage: for trials of depth.
 _OURS: dict[str, Callable[..., NetworkSpec]] = {
     "resnet10": resnet10_spec,
+    "resnet68": partial(resnet34_spec, depths=(6, 8, 12, 7)),
     "resnet18_imagenet": partial(resnet18_spec, stem="imagenet"),
     "resnet34_imagenet": partial(resnet34_spec, stem="imagenet"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from sbp_lab.files import write_bytes
 from sbp_lab.plots import comparison_svg
 from sbp_lab.results import Comparison
-from sbp_lab.tables import HEADINGS, labels, rows, title
+from sbp_lab.tables import headings, labels, rows, title
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #fff; --ink: #222; --soft: #666; --line: #ddd;
@@ -46,8 +46,9 @@ def html(comparison: Comparison) -> str:
         f"""{state}
 <div class="wide">{_summary(comparison)}</div>
 <p>Accuracy is the main output's alone on the test samples, after the last epoch: mean and standard deviation over the
-seeds. The difference to vanilla is paired, seed by seed, with the interval of Student's t (95 %): where it holds 0,
-these runs do not tell the two apart. The best epoch is chosen on the test samples, so it flatters every method.</p>
+seeds. The difference to {escape(plan.baseline)} is paired, seed by seed, with the interval of Student's t (95 %): where
+it holds 0, these runs do not tell the two apart. The best epoch is chosen on the test samples, so it flatters every
+method.</p>
 {pictures}
 <h2>Every run</h2>
 <div class="wide">{_runs(comparison)}</div>
@@ -81,7 +82,7 @@ def write_report(comparison: Comparison, path: Path) -> Path:
 def _summary(comparison: Comparison) -> str:
     names = labels(comparison)
     head = "".join(f'<th class="name">{escape(name)}</th>' for name in names)
-    head += "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
+    head += "".join(f"<th>{escape(heading)}</th>" for heading in headings(comparison))
     body = "".join(
         "<tr>"
         + "".join(f'<td class="name">{escape(name)}</td>' for name in told)

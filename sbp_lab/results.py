@@ -22,7 +22,7 @@ from sbp_lab.record import RESULTS, Run
 
 SCHEMA = "sbp.comparison/2"
 
-#: What the others are compared with, seed by seed.
+#: What the others are compared with, seed by seed, unless a plan says otherwise.
 BASELINE = "vanilla"
 CONFIDENCE = 0.95
 
@@ -66,7 +66,7 @@ class Summary(NamedTuple):
         accuracy: mean test accuracy of the main output after the last epoch, in 0 .. 1.
         accuracy_deviation: sample standard deviation over the seeds; None for a single one.
         best: mean over the seeds of the best epoch's test accuracy: it is chosen on the test set, so it flatters.
-        difference: accuracy less vanilla's at the same seeds; None for vanilla, or where none is in both.
+        difference: accuracy less the baseline's at the same seeds; None for the baseline, or where none is in both.
         gradient_ratio: mean over the seeds of ||first layer's gradient|| / ||last's|| in the first epoch.
         gradient_ratio_range: the least and the greatest of them.
         step_ms: median over the seeds of the median time of a step, in milliseconds.
@@ -125,6 +125,7 @@ class Plan:
         methods: methods.
         seeds: seeds.
         own: methods of one's own, among the names.
+        baseline: the method that the others are compared with.
 
     Raises:
         ValueError: an unknown name, or one that is there twice, or none; the message names the field.
@@ -141,6 +142,7 @@ class Plan:
     methods: tuple[str, ...] = PAPERS
     seeds: tuple[int, ...] = (0, 1, 2)
     own: tuple[Method, ...] = ()
+    baseline: str = BASELINE
 
     def __post_init__(self) -> None:
         for name in ("data", "nets", "methods", "seeds"):
@@ -153,6 +155,8 @@ class Plan:
                 )
         for name in self.methods:
             self.method_of(name)
+        if self.baseline != BASELINE:
+            validation.choice("baseline", self.baseline, self.methods)
         for seed in self.seeds:
             validation.count("seeds", seed, 0)
         # a seed more makes no other mistake
@@ -231,11 +235,11 @@ class Comparison:
 
     def _summaries(self) -> Iterator[Summary]:
         for data, net in self.plan.groups():
-            baseline = self.of(data, net, BASELINE)
+            baseline = self.of(data, net, self.plan.baseline)
             for method in self.plan.methods:
                 runs = self.of(data, net, method)
                 if runs:
-                    yield _summary(data, net, method, runs, {} if method == BASELINE else baseline)
+                    yield _summary(data, net, method, runs, {} if method == self.plan.baseline else baseline)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of ``results.json``; what is not a finite number becomes None."""
@@ -252,6 +256,7 @@ class Comparison:
                 "nets": plan.nets,
                 "methods": {name: schedule and schedule.to_dict() for name, schedule in schedules.items()},
                 "own": [method.to_dict() for method in plan.own],
+                "baseline": plan.baseline,
                 "seeds": plan.seeds,
                 "jobs": self.jobs,
                 "versions": dict(self.versions),
@@ -288,6 +293,7 @@ class Comparison:
                 methods=tuple(content["methods"]),
                 seeds=tuple(content["seeds"]),
                 own=tuple(map(Method.from_dict, content.get("own", ()))),
+                baseline=content.get("baseline", BASELINE),
             )
             found = cls(
                 plan=plan,

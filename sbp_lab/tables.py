@@ -10,7 +10,6 @@ from rich.table import Table
 
 from sbp_lab.results import Comparison, Interval, Summary, describe
 
-HEADINGS = ("accuracy, %", "less vanilla's", "best\nepoch", "first / last\ngradient", "ms per\nstep")
 CAPTION = (
     "Accuracy: of the main output alone, on the test samples, after the last epoch; its standard deviation over the "
     "seeds. Difference: paired, with its 95 % interval. Gradient: norms in epoch 1, and their range."
@@ -30,7 +29,7 @@ def table(comparison: Comparison) -> Table:
     )
     for heading in labels(comparison):
         drawn.add_column(heading, no_wrap=True)
-    for heading in HEADINGS:
+    for heading in headings(comparison):
         drawn.add_column(heading, justify="right", no_wrap=True)
     group = None
     for names, summary, cells in rows(comparison):
@@ -56,6 +55,12 @@ def labels(comparison: Comparison) -> list[str]:
     """Return the headings of what a row is of: what there is but one of has no column."""
     plan = comparison.plan
     return [*(["data"] if len(plan.data) > 1 else []), *(["net"] if len(plan.nets) > 1 else []), "method"]
+
+
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """Return the headings of the figures."""
+    less = f"less {comparison.plan.baseline}'s"
+    return ("accuracy, %", less, "best\nepoch", "first / last\ngradient", "ms per\nstep")
 
 
 def rows(comparison: Comparison) -> Iterator[tuple[list[str], Summary, list[str]]]:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -82,6 +83,26 @@ def test_a_difference_is_of_the_seeds_that_both_have():
     assert comparison(*FOUR).summaries()[0].difference is None
 
 
+def test_a_baseline_of_ones_own_takes_vanillas_place_in_the_figures_the_table_and_the_file(tmp_path):
+    found = dataclasses.replace(comparison(*FOUR), plan=dataclasses.replace(PLAN, baseline="evolutionary"))
+    vanilla, evolutionary = found.summaries()
+    assert (vanilla.difference.mean, evolutionary.difference) == (pytest.approx(-0.15), None)
+    assert any("less evolutionary's" in line for line in printed(found))
+    assert "less evolutionary's" in html(found).replace("&#x27;", "'")
+    for place, each in found.runs.items():
+        each.write(tmp_path / place.folder)
+    found.write(tmp_path)
+    assert Comparison.read(tmp_path) == found
+
+
+def test_a_file_from_before_there_were_baselines_has_vanillas(tmp_path):
+    path = comparison().write(tmp_path)
+    content = json.loads(path.read_text())
+    del content["baseline"]
+    path.write_text(json.dumps(content))
+    assert Comparison.read(tmp_path).plan.baseline == "vanilla"
+
+
 def test_runs_stand_in_the_order_that_was_asked_for_however_they_finish():
     assert list(comparison(*FOUR).runs) == PLAN.cells()
 
@@ -137,6 +158,7 @@ def test_every_run_of_a_comparison_is_what_its_cell_says():
         ({"seeds": (0, 0)}, "seeds must not repeat"),
         ({"seeds": (-1,)}, "seeds must be at least 0"),
         ({"nets": ("resnet9",)}, "net must be one of"),
+        ({"baseline": "losses"}, "baseline must be one of 'vanilla', 'shortcut', 'evolutionary'; got 'losses'"),
         ({"data": ("folder/a", "folder:a")}, "must differ in more than punctuation"),
     ],
 )

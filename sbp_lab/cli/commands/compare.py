@@ -43,6 +43,9 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[str | None, Parameter(help="How many, 0, 1, ...; or which, 0,4,7. 3 unless given.")] = None,
+    baseline: Annotated[
+        str | None, Parameter(help="Of the methods, the one that the others are compared with. vanilla unless given.")
+    ] = None,
     jobs: Annotated[int, Parameter(help="Runs at a time, each with one thread; 0 for one per processor.")] = 0,
     keep_checkpoints: Annotated[
         bool, Parameter(help="Of finished runs too, not their weights alone.", negative="")
@@ -71,7 +74,7 @@ def compare(
     plan = before.plan if before is not None else Plan(recipe=recipe, data=(recipe.data,), nets=(recipe.net,))
     with blamed_on("--methods"):
         names, own = _methods(methods)
-    with blamed_on(among=("methods", "seeds", "data", "net", "coefficient")):
+    with blamed_on(among=("methods", "seeds", "data", "net", "coefficient", "baseline")):
         plan = replace(
             plan,
             recipe=recipe,
@@ -80,6 +83,7 @@ def compare(
             methods=names or plan.methods,
             seeds=_seeds(seeds) or plan.seeds,
             own=own or plan.own,
+            baseline=baseline or plan.baseline,
         )
     for group in plan.groups():
         opened(plan.recipe.replace(data=group[0], net=group[1]), data_folder)
