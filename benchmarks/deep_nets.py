@@ -1,20 +1,9 @@
-"""Networks that are deep on purpose: ``sbp train digits --net benchmarks.deep_nets:resnet68 --start calibrated``."""
+"""Networks that are deep on purpose: ``sbp train digits --net benchmarks.deep_nets:vgg25 --width none``."""
 
-from sbp_core import CustomSpec, NetworkSpec, ResNetSpec, presets
+from sbp_core import CustomSpec, NetworkSpec, presets
 from sbp_core.specs.layers import Conv, Flatten, LayerSpec, Linear, MaxPool, Neuron, Repeat, TimeMean
 from sbp_core.specs.networks.vgg import VGGSpec
 from sbp_core.specs.structure import sequence
-
-
-def resnet68(num_classes: int, in_channels: int, time_steps: int) -> NetworkSpec:
-    """Return a ResNet of 68 layers: stem, 33 blocks of two, head."""
-    return ResNetSpec(
-        depths=(6, 8, 12, 7),
-        widths=(8, 16, 32, 64),
-        num_classes=num_classes,
-        in_channels=in_channels,
-        time_steps=time_steps,
-    )
 
 
 def vgg25(num_classes: int, in_channels: int, time_steps: int) -> NetworkSpec:

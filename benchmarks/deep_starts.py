@@ -13,6 +13,7 @@ from stepping import accuracy, stepped
 
 from sbp_lab.data import open_data
 from sbp_lab.doctor import examine, start
+from sbp_lab.networks import NETWORKS
 from sbp_lab.recipe import Recipe
 
 FILE = RESULTS / "deep_starts.json"
@@ -27,7 +28,8 @@ def run(net, name, seed):
     """Train a network from a start; losses of all steps, accuracy after every tenth."""
     time_steps, steps = NETS[net]
     recipe = Recipe(
-        net=f"benchmarks.deep_nets:{net}",
+        net=net if net in NETWORKS else f"benchmarks.deep_nets:{net}",
+        width=8 if net in NETWORKS else None,
         time_steps=time_steps,
         batch_size=64,
         method="vanilla",

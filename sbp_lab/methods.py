@@ -136,6 +136,12 @@ METHODS: dict[str, Method] = {
             source="after Mishkin & Matas 2016, LSUV",
             states={"start": "calibrated"},
         ),
+        Method(
+            name="deep",
+            summary="ms and calibrated: what the study favours",
+            source="here: benchmarks/study.py",
+            states={"blocks": "ms", "start": "calibrated"},
+        ),
     )
 }
 

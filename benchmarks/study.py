@@ -1,0 +1,302 @@
+"""The study of docs/results.md: methods, networks and data on equal terms.
+
+    PYTHONPATH=. python benchmarks/study.py run digits runs/study     # hours; goes on after an interrupt
+    python benchmarks/study.py collect runs/study                     # into benchmarks/results/study.json
+    python benchmarks/study.py tables                                 # what docs/results.md shows
+    python benchmarks/study.py pictures                               # docs/images/study_*.png
+
+Data lie where SBP_DATA says. Each stage is one ``sbp compare``, which prints as it starts.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from record import RESULTS, write
+
+from sbp_lab.record import Run
+from sbp_lab.results import Interval, paired
+
+FILE = RESULTS / "study.json"
+METHODS = Path(__file__).parent / "study_methods"
+OWN = {path.stem: path for path in sorted(METHODS.glob("*.toml"))}
+RECIPES = {
+    "digits": "digits",
+    "fashion": "study-fashion-mnist",
+    "cifar10": "study-cifar10",
+    "nmnist": "study-nmnist",
+}
+
+
+#: Each remedy by itself, then several together.
+REMEDIES = [
+    *("vanilla", "shortcut", "evolutionary", "losses", "following", "distilled"),
+    *("tet", "plif", "detached", "tdbn", "tebn"),
+    *("identity", "calibrated", "sew", "ms", "max", "deep"),
+    *("evolutionary+calibrated", "evolutionary+sew", "losses+sew", "evolutionary+ms", "losses+ms"),
+    *("sew+calibrated", "max+calibrated"),
+]
+NEURONS = [
+    f"{method}{neuron}"
+    for neuron in ("", "-paper-neuron", "-authors-neuron", "-triangle-neuron")
+    for method in ("vanilla", "evolutionary")
+]
+COEFFICIENTS = [
+    *("vanilla", "evolutionary-0_05", "evolutionary", "evolutionary-0_5", "evolutionary-1", "evolutionary-2"),
+    *("cosine-0_25", "constant-0_25", "one-tap", "last-tap"),
+]
+
+
+class Stage(NamedTuple):
+    """Runs of one comparison: every method with every network and seed."""
+
+    methods: tuple[str, ...]
+    nets: tuple[str, ...] = ("resnet34",)
+    seeds: str = "3"
+
+
+OURS = "deep"
+#: What every data set has, on every net.
+MAIN = ("vanilla", "evolutionary", OURS)
+#: Where ours was chosen: the other data sets were not looked at before.
+CHOSEN_ON = ("digits", "fashion")
+
+
+_DEPTHS = Stage(MAIN, ("resnet18", "resnet34"))
+STAGES: dict[str, tuple[Stage, ...]] = {
+    "digits": (
+        Stage(tuple(REMEDIES), seeds="1"),
+        _DEPTHS,
+        Stage(MAIN, ("resnet68",)),
+        Stage(tuple(NEURONS)),
+        Stage(tuple(COEFFICIENTS)),
+    ),
+    "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, Stage(MAIN, ("resnet68",), "1")),
+    "cifar10": (_DEPTHS,),
+    "nmnist": (_DEPTHS,),
+}
+
+
+def command(data: str, stage: Stage) -> list[str]:
+    """Return the arguments of ``sbp compare``."""
+    methods = ",".join(str(OWN[name].relative_to(Path.cwd())) if name in OWN else name for name in stage.methods)
+    chosen = ["--methods", methods, "--net", ",".join(stage.nets), "--seeds", stage.seeds]
+    return ["compare", RECIPES[data], *chosen]
+
+
+def run(data: str, folder: Path, jobs: int) -> None:
+    """Make the runs of a data set that are missing."""
+    place = folder / data
+    for stage in STAGES[data]:
+        words = command(data, stage)
+        where = ["--resume", str(place)] if (place / "results.json").is_file() else ["--out", str(place)]
+        words = [word for word in words if word != RECIPES[data] or where[0] == "--out"]
+        print("sbp", *words, flush=True)
+        sbp = [sys.executable, "-c", "from sbp_lab.cli import app; app()"]
+        subprocess.run([*sbp, *words, *where, "--jobs", str(jobs)], check=True, env=os.environ)
+
+
+def collect(folder: Path) -> None:
+    """Write every finished run: its cell, its curve, its time."""
+    found, ran = [], {}
+    for data in RECIPES:
+        for path in sorted((folder / data / "runs").rglob("results.json")):
+            each = Run.read(path.parent)
+            if each.complete:
+                found.append(_row(data, path, each))
+                ran = {"versions": dict(each.versions), "machine": dict(each.machine)}
+    lines = ",\n  ".join(json.dumps(row) for row in found)
+    write(FILE, ran | {"runs": json.loads(f"[{lines}]")})
+    print(f"{len(found)} runs")
+
+
+def _row(data: str, path: Path, each: Run) -> dict[str, object]:
+    def curve(name: str) -> list[float | None]:
+        values = [getattr(epoch, name) for epoch in each.epochs]
+        return [None if value is None else float(f"{value:.4g}") for value in values]
+
+    return {
+        "data": data,
+        "net": each.recipe.net,
+        "method": path.parts[-3],
+        "seed": each.recipe.seed,
+        "step_ms": round(each.step_ms, 1),
+        "seconds": round(each.seconds),
+        "accuracy": curve("accuracy"),
+        "loss": curve("loss"),
+        "first_gradient": curve("first_gradient"),
+        "last_gradient": curve("last_gradient"),
+    }
+
+
+def load() -> list[dict]:
+    """Return the collected runs."""
+    return json.loads(FILE.read_text())["runs"]
+
+
+def last(rows: list[dict], data: str, net: str, method: str) -> dict[int, float]:
+    """Return the accuracy after the last epoch, in percent, by seed."""
+    return {
+        row["seed"]: 100 * row["accuracy"][-1]
+        for row in rows
+        if (row["data"], row["net"], row["method"]) == (data, net, method)
+    }
+
+
+def spread(values: dict[int, float]) -> str:
+    """Return mean and sample deviation, and how many seeds where they are not three."""
+    if not values:
+        return ""
+    found = list(values.values())
+    deviation = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
+    count = "" if len(found) == 3 else f" ({len(found)})"
+    return f"{statistics.fmean(found):.1f}{deviation}{count}"
+
+
+def difference(values: dict[int, float], base: dict[int, float]) -> Interval | None:
+    """Return the paired difference at the seeds that both have."""
+    both = sorted(values.keys() & base.keys())
+    return paired([values[seed] for seed in both], [base[seed] for seed in both]) if both else None
+
+
+def told(interval: Interval | None) -> str:
+    """Return a difference in points with its interval."""
+    if interval is None:
+        return ""
+    ends = "" if interval.low is None else f" ({interval.low:+.1f} to {interval.high:+.1f})"
+    return f"{interval.mean:+.1f}{ends}"
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main_table(rows: list[dict]) -> str:
+    """Return the contest: vanilla, the paper's and ours, by data and depth."""
+    head = ["data", "net", *MAIN, f"{OURS} less evolutionary", "evolutionary less vanilla"]
+    lines = []
+    for data in RECIPES:
+        for net in ("resnet18", "resnet34", "resnet68"):
+            vanilla, evolutionary, ours = found = [last(rows, data, net, method) for method in MAIN]
+            if any(found):
+                differences = difference(ours, evolutionary), difference(evolutionary, vanilla)
+                lines.append([data, net, *map(spread, found), *map(told, differences)])
+    return markdown(head, lines)
+
+
+def method_table(rows: list[dict], net: str, methods: list[str], data: tuple[str, ...]) -> str:
+    """Return every method's accuracy, where it has seeds its difference to the first, and what its gradient was."""
+    less = [f"less {methods[0]}, {each}" for each in data]
+    several = any(len(last(rows, data[0], net, method)) > 1 for method in methods[1:])
+    head = ["method", *(f"{each}, %" for each in data), *(less if several else []), "first / last gradient, epoch 1"]
+    lines = []
+    for method in methods:
+        found = [last(rows, each, net, method) for each in data]
+        if not any(found):
+            continue
+        bases = [last(rows, each, net, methods[0]) for each in data]
+        pairs = zip(found, bases, strict=True)
+        told_less = ["" if method == methods[0] else told(difference(*pair)) for pair in pairs] if several else []
+        ratios = [_ratio(rows, each, net, method) for each in data]
+        size = ", ".join(f"{value:.2g}" for value in ratios if value is not None)
+        lines.append([f"`{method}`", *map(spread, found), *told_less, size])
+    return markdown(head, lines)
+
+
+def _ratio(rows: list[dict], data: str, net: str, method: str) -> float | None:
+    found = [
+        row["first_gradient"][0] / row["last_gradient"][0]
+        for row in rows
+        if (row["data"], row["net"], row["method"]) == (data, net, method)
+    ]
+    return statistics.median(found) if found else None
+
+
+def pictures(rows: list[dict]) -> None:
+    """Draw accuracy against depth, and over the epochs of ResNet-34."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    images = Path(__file__).parent.parent / "docs" / "images"
+    there = [data for data in RECIPES if last(rows, data, "resnet34", OURS)]
+    for name, draw in (("study_depth", _depth), ("study_curves", _curves)):
+        figure, axes = plt.subplots(1, len(there), figsize=(3.4 * len(there), 3.4), layout="constrained", squeeze=False)
+        for axis, data in zip(axes[0], there, strict=True):
+            for method in MAIN:
+                draw(axis, rows, data, method, COLOURS[method])
+            axis.set_title(TITLES[data])
+            axis.set_ylim(0, 100)
+            axis.grid(alpha=0.3)
+        axes[0][0].set_ylabel("test accuracy, last epoch (%)" if draw is _depth else "test accuracy (%)")
+        axes[0][0].legend(fontsize=8)
+        figure.savefig(images / f"{name}.png", dpi=120)
+
+
+COLOURS = {"vanilla": "#4d4d4d", "evolutionary": "#0072b2", OURS: "#009e73"}
+TITLES = {
+    "digits": "digits",
+    "fashion": "Fashion-MNIST, a part",
+    "cifar10": "CIFAR-10, a part",
+    "nmnist": "N-MNIST, a part",
+}
+
+
+def _depth(axis, rows, data, method, colour):
+    nets = [net for net in ("resnet18", "resnet34", "resnet68") if last(rows, data, net, method)]
+    depths = [int(net.removeprefix("resnet")) for net in nets]
+    values = [list(last(rows, data, net, method).values()) for net in nets]
+    axis.plot(depths, [statistics.fmean(each) for each in values], color=colour, label=method)
+    for depth, each in zip(depths, values, strict=True):
+        axis.plot([depth] * len(each), each, "o", color=colour, markersize=3.5, alpha=0.6)
+    axis.set_xticks(depths)
+    axis.set_xlabel("layers")
+
+
+def _curves(axis, rows, data, method, colour):
+    label = method
+    for row in rows:
+        if (row["data"], row["net"], row["method"]) == (data, "resnet34", method):
+            curve = [100 * value for value in row["accuracy"]]
+            axis.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1.2, label=label)
+            label = None
+    axis.set_xlabel("epoch")
+
+
+def tables(rows: list[dict]) -> list[str]:
+    """Return the tables of docs/results.md, in its order."""
+    return [
+        main_table(rows),
+        method_table(rows, "resnet34", REMEDIES, CHOSEN_ON),
+        method_table(rows, "resnet34", NEURONS, ("digits",)),
+        method_table(rows, "resnet34", COEFFICIENTS, ("digits",)),
+    ]
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "collect", "tables", "pictures"))
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--jobs", type=int, default=1)
+    given = parser.parse_args()
+    if given.what == "run":
+        run(given.words[0], Path(given.words[1]), given.jobs)
+    elif given.what == "collect":
+        collect(Path(given.words[0]))
+    elif given.what == "tables":
+        print(*tables(load()), sep="\n\n")
+    else:
+        pictures(load())
+
+
+if __name__ == "__main__":
+    main()
