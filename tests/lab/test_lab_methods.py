@@ -36,6 +36,7 @@ STATED = {
     "max": ("ms_resnet", {"downsample": "max", "residual_scale": 1.0}, {}, SUMMED, None),
     "identity": ("resnet", {}, {"threshold": 0.5}, SUMMED, None),
     "calibrated": ("resnet", {}, {"threshold": 0.5}, SUMMED, None),
+    "deep": ("ms_resnet", {"downsample": "stride", "residual_scale": 0.0}, {}, SUMMED, None),
 }
 
 

@@ -1,0 +1,51 @@
+"""Trained networks that are shipped: by name, in each framework, as good as their logs say, with equal spikes."""
+
+import numpy as np
+import pytest
+
+from sbp_core import pretrained
+from sbp_core.weights import load_network
+from sbp_lab.data import open_data
+from sbp_lab.loader import Loader
+from sbp_lab.trained import open_trained
+from tests.test_travel import FRAMEWORKS, adapter, logits_of
+
+DIGITS = [name for name in pretrained.names() if "-digits-" in name]
+
+
+def images_of(name):
+    """Return test images as the network was shown them, ``(batch, channels, height, width)``, and their labels."""
+    trained = open_trained(name)
+    source = trained.inputs.normalising(open_data("digits"))
+    with Loader(source, batch_size=trained.recipe.batch_size, seed=0) as loader:
+        images, labels = zip(*loader.test(), strict=True)
+    return np.moveaxis(np.concatenate(images), -1, 1), np.concatenate(labels)
+
+
+def test_there_are_shallow_and_deep_networks_of_each_method_and_one_of_events():
+    methods = ("vanilla", "evolutionary", "ours")
+    assert set(pretrained.names()) >= {f"resnet{depth}-digits-{each}" for depth in (18, 34) for each in methods}
+    assert any("nmnist" in name for name in pretrained.names())
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_a_file_is_small_whole_and_of_the_run_in_its_log(name):
+    log = pretrained.log(name)
+    path = pretrained.file(name)
+    assert path.stat().st_size < 5_000_000
+    assert log["accuracy"] == log["run"]["epochs"][-1]["accuracy"]
+    trained = open_trained(name)
+    assert trained.recipe.to_dict() == trained.recipe.from_dict(log["run"]["recipe"]).to_dict()
+    assert trained.spec == load_network(path)[0]
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("name", DIGITS)
+def test_a_network_is_as_good_in_each_framework_as_its_log_says(name, framework):
+    package = adapter(framework)
+    images, labels = images_of(name)
+    arguments = {"input_shape": (*images.shape[2:], images.shape[1])} if framework == "keras" else {}
+    net = package.load(pretrained.file(name), **arguments)
+    right = (logits_of(framework, net, images).argmax(-1) == labels).mean()
+    # a tie within a rounding may fall another way
+    assert abs(right - pretrained.log(name)["accuracy"]) <= 1 / len(labels)
