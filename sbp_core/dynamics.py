@@ -1,7 +1,8 @@
 """One step of the canonical neuron, the only place where its equations are executed.
 
 It uses nothing but arithmetic operators, so the arrays of any framework pass through it; the caller supplies the spike
-(with its framework's surrogate gradient) and the function that detaches from the gradient.
+(with its framework's surrogate gradient), the function that detaches from the gradient and, if it has one of its own,
+the sigmoid.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from sbp_core.namespace import array_namespace
 from sbp_core.specs.neurons import LIFSpec, LIFState
 
 Function = Callable[[Any], Any]
+
+
+def _sigmoid(x: Any) -> Any:
+    # by tanh: exp would overflow
+    return 0.5 * array_namespace(x).tanh(0.5 * x) + 0.5
 
 
 def step(
@@ -21,6 +28,7 @@ def step(
     *,
     spike: Function,
     detach: Function,
+    sigmoid: Function = _sigmoid,
     decay: Any = None,
 ) -> tuple[Any, LIFState]:
     """Advance the neuron by one time step (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
@@ -31,6 +39,7 @@ def step(
         x: the input of this step, shape ``(batch, ...)``.
         spike: maps ``u - threshold`` to spikes of the same dtype; its gradient is the surrogate's.
         detach: returns its argument, outside the gradient.
+        sigmoid: of a complementary state; the array API's unless given.
         decay: a learnt decay that takes the place of ``spec.decay``; a scalar, or an array that broadcasts to ``x``.
 
     Returns:
@@ -62,13 +71,16 @@ def step(
         return earlier, LIFState(before, stored_current)
 
     spikes = spike(before - spec.threshold)
-    after = before
+    after, memory = before, None
     if spec.reset_timing == "now" and spec.reset != "none":
         erasing = detach(spikes) if spec.detach_reset else spikes
         after = _hard_reset(spec, before, erasing) if spec.reset == "hard" else before - spec.threshold * erasing
+        if spec.complementary_state:
+            memory = state.complementary * sigmoid((1.0 - kept) * _above_rest(spec, before)) + spikes
+            after = after - erasing * sigmoid(memory)
     if spec.stores_spikes:
-        return state.spikes, LIFState(after, stored_current, spikes)
-    return spikes, LIFState(after, stored_current)
+        return state.spikes, LIFState(after, stored_current, spikes, memory)
+    return spikes, LIFState(after, stored_current, complementary=memory)
 
 
 def _resets_next(spec: LIFSpec) -> bool:
@@ -80,10 +92,13 @@ def _hard_reset(spec: LIFSpec, potential: Any, spikes: Any) -> Any:
     return kept if spec.reset_value == 0.0 else kept + spec.reset_value * spikes
 
 
+def _above_rest(spec: LIFSpec, potential: Any) -> Any:
+    return potential if spec.rest == 0.0 else potential - spec.rest
+
+
 def _leak(spec: LIFSpec, potential: Any, decay: Any) -> Any:
-    if spec.rest == 0.0:
-        return decay * potential
-    return spec.rest + decay * (potential - spec.rest)
+    leaking = decay * _above_rest(spec, potential)
+    return leaking if spec.rest == 0.0 else spec.rest + leaking
 
 
 def _gain(spec: LIFSpec, current: Any, decay: Any) -> Any:

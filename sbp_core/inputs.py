@@ -212,8 +212,8 @@ def check_state(spec: LIFSpec, state: LIFState, shape: Sequence[int | None], dty
     """
     if not isinstance(state, LIFState):
         raise TypeError(f"state must be a LIFState or None, got {type(state).__name__}")
-    wanted = {"potential": True, "current": spec.synaptic_decay is not None, "spikes": spec.stores_spikes}
-    for name, needed in wanted.items():
+    for name in LIFState._fields:
+        needed = name in spec.state_parts
         part: Any = getattr(state, name)
         if (part is not None) != needed:
             raise ValueError(f"state.{name} must be {'an array' if needed else 'None'} for this neuron, got {part!r}")

@@ -72,6 +72,20 @@ def spikingjelly_lif(
     )
 
 
+def spikingjelly_clif(*, tau: float = 2.0, v_threshold: float = 1.0, surrogate: Surrogate | None = None) -> LIFSpec:
+    """Return SpikingJelly's ``ComplementaryLIFNode``, the neuron of Huang et al. 2024: its input does not decay.
+
+    Raises:
+        ValueError: ``tau`` is not greater than 1.
+
+    Example:
+        >>> spikingjelly_clif().state_parts
+        ('potential', 'complementary')
+    """
+    lif = spikingjelly_lif(tau=tau, decay_input=False, v_threshold=v_threshold, v_reset=None, surrogate=surrogate)
+    return lif.replace(complementary_state=True, surrogate=surrogate or spikingjelly_rect())
+
+
 def spikingjelly_if(
     *,
     v_threshold: float = 1.0,

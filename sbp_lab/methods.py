@@ -103,6 +103,12 @@ METHODS: dict[str, Method] = {
             source="Fang et al. 2021, parametric LIF",
             states={"neuron.learn_decay": True, "neuron.input_gain": "complement"},
         ),
+        Method(
+            name="clif",
+            summary="neurons with a second state that remembers spikes and strengthens the reset, which is soft",
+            source="Huang et al. 2024, complementary LIF",
+            states={"neuron.complementary_state": True, "neuron.reset": "soft"},
+        ),
         Method(name="detached", summary="no gradient through the reset", states={"neuron.detach_reset": True}),
         Method(
             name="tdbn",

@@ -18,12 +18,13 @@ from sbp_jax.layers import BatchNorm
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_jax.neuron import implementation_for, initial_state, lif
-from sbp_jax.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_jax.neurons import CLIF, IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_jax.shortcut import Shortcut, Tappable
 from sbp_jax.spike import spike
 from sbp_jax.weights import export_weights, import_weights, load, save
 
 __all__ = [
+    "CLIF",
     "IF",
     "LIF",
     "PLIF",

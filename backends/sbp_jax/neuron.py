@@ -40,7 +40,7 @@ def lif(
         x: input, shape ``(time, batch, ...)``, floating.
         spec: the neuron; None for the paper's.
         state: where it starts, each part of the shape and dtype of one step of ``x``; None for afresh: the potential at
-            rest, current and spikes 0.
+            rest, the other parts 0.
         decay: takes the place of ``spec.decay``, traced or not: a scalar, or an array that broadcasts to one step; a
             learnt decay is ``jax.nn.sigmoid(w)``.
         implementation: "unrolled" makes all steps one computation, which XLA fuses, and keeps the input alone for the
@@ -89,6 +89,7 @@ def _run(
             now,
             spike=lambda u: spike(u, spec.surrogate, inclusive=spec.inclusive),
             detach=lax.stop_gradient,
+            sigmoid=jax.nn.sigmoid,
             decay=decay,
         )
         return state, output
@@ -118,7 +119,7 @@ def implementation_for(x: jax.Array, implementation: Implementation = "auto") ->
 
 
 def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, current and spikes 0 where it has them.
+    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
 
     Args:
         spec: the neuron.
@@ -128,12 +129,7 @@ def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:
         >>> initial_state(LIFSpec(rest=0.5), jnp.ones((2,))).potential.tolist()
         [0.5, 0.5]
     """
-    zero = jnp.zeros_like(like)
-    return LIFState(
-        potential=jnp.full_like(like, spec.rest),
-        current=zero if spec.synaptic_decay is not None else None,
-        spikes=zero if spec.stores_spikes else None,
-    )
+    return LIFState(**{name: jnp.full_like(like, value) for name, value in spec.start.items()})
 
 
 def _checked_decay(decay: Any, x: jax.Array) -> jax.Array:

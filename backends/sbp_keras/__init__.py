@@ -25,7 +25,7 @@ from sbp_keras.coefficient import FollowingCallback, ShortcutCallback
 from sbp_keras.diagnosis import WatchCallback, diagnose
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import Network, ResNet, network, resnet, resnet18, resnet34
-from sbp_keras.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_keras.neurons import CLIF, IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_keras.readout import Readout
 from sbp_keras.shortcut import ShortcutModel
 from sbp_keras.spike import spike
@@ -33,6 +33,7 @@ from sbp_keras.steps import BatchNormalization, RepeatTime, StepConv2D, StepMaxP
 from sbp_keras.weights import export_weights, import_weights, load, save
 
 __all__ = [
+    "CLIF",
     "IF",
     "LIF",
     "PLIF",

@@ -25,7 +25,7 @@ class LIF(keras.layers.Layer):
     decay is the scalar weight ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
 
     A state holds the parts of :class:`~sbp_core.LIFState` that the neuron has, each of shape ``(batch, ...)``, as a
-    named tuple: ``potential``, then ``current`` and ``spikes`` where it has them.
+    named tuple: ``potential``, then ``current``, ``spikes`` and ``complementary`` where it has them.
 
     Args:
         spec: the neuron, or its ``to_dict()``; or give the spec's fields as keywords instead.
@@ -100,7 +100,7 @@ class LIF(keras.layers.Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Return the mask of the steps, which a neuron passes on; a state has none."""
-        return [previous_mask, *(None for _ in _parts(self.spec))] if self.return_state else previous_mask
+        return [previous_mask, *(None for _ in self.spec.state_parts)] if self.return_state else previous_mask
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """Return ``input_shape``: a neuron keeps it."""
@@ -113,7 +113,7 @@ class LIF(keras.layers.Layer):
         if state is None and not self.return_state:
             return output
         part = (inputs.shape[0], *inputs.shape[2:])
-        names = _parts(self.spec)
+        names = self.spec.state_parts
         return output, _state_type(names)(*(keras.KerasTensor(part, dtype=self.compute_dtype) for _ in names))
 
     def get_config(self) -> dict[str, Any]:
@@ -153,26 +153,28 @@ class CurrentLIF(LIF):
     _defaults = LIFSpec.current_based
 
 
+@keras.saving.register_keras_serializable(package="sbp")
+class CLIF(LIF):
+    """The CLIF neuron, a second state of which remembers spikes (Huang et al. 2024; ``LIFSpec.complementary``)."""
+
+    _defaults = LIFSpec.complementary
+
+
 @functools.cache
 def _state_type(parts: tuple[str, ...]) -> Any:
     # Keras's symbolic calls take no None among a layer's outputs, so the state has only the parts that exist
     return namedtuple("LIFState", parts)
 
 
-def _parts(spec: LIFSpec) -> tuple[str, ...]:
-    has = {"potential": True, "current": spec.synaptic_decay is not None, "spikes": spec.stores_spikes}
-    return tuple(name for name, present in has.items() if present)
-
-
 def _keras_state(spec: LIFSpec, state: LIFState) -> Any:
-    parts = _parts(spec)
+    parts = spec.state_parts
     return _state_type(parts)(*(getattr(state, name) for name in parts))
 
 
 def _native_state(spec: LIFSpec, state: Any) -> LIFState | None:
     if state is None or isinstance(state, LIFState):
         return state
-    parts = _parts(spec)
+    parts = spec.state_parts
     if not isinstance(state, tuple | list):
         raise TypeError(f"state must be a tuple of {', '.join(parts)}, or None; got {type(state).__name__}")
     if len(state) != len(parts):

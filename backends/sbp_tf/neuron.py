@@ -21,7 +21,7 @@ UNROLL_UP_TO = 5
 
 
 def initial_state(spec: LIFSpec, like: tf.Tensor) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, no current, no spikes.
+    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
 
     Args:
         spec: the neuron.
@@ -33,11 +33,7 @@ def initial_state(spec: LIFSpec, like: tf.Tensor) -> LIFState:
         [[0.5, 0.5]]
     """
     zero = tf.zeros_like(like)
-    return LIFState(
-        potential=zero + spec.rest,
-        current=zero if spec.synaptic_decay is not None else None,
-        spikes=zero if spec.stores_spikes else None,
-    )
+    return LIFState(**{name: zero + value for name, value in spec.start.items()})
 
 
 # nothing here branches on a tensor, and AutoGraph would make tracing several times slower
@@ -133,7 +129,7 @@ def _step(spec: LIFSpec, state: LIFState, x: tf.Tensor, decay: tf.Tensor | None)
     def fire(u: tf.Tensor) -> tf.Tensor:
         return spike(u, spec.surrogate, inclusive=spec.inclusive)
 
-    return dynamics.step(spec, state, x, spike=fire, detach=tf.stop_gradient, decay=decay)
+    return dynamics.step(spec, state, x, spike=fire, detach=tf.stop_gradient, sigmoid=tf.sigmoid, decay=decay)
 
 
 def _unrolled(

@@ -20,7 +20,7 @@ from sbp_torch.diagnosis import diagnose, watch
 from sbp_torch.losses import ShortcutLoss
 from sbp_torch.networks import Network, ResNet, network, resnet18, resnet34
 from sbp_torch.neuron import implementation_for, initial_state, lif
-from sbp_torch.neurons import IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
+from sbp_torch.neurons import CLIF, IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
 from sbp_torch.shortcut import Shortcut
 from sbp_torch.spike import spike
 from sbp_torch.spikingjelly import Ported, from_spikingjelly
@@ -28,6 +28,7 @@ from sbp_torch.streaming import stream
 from sbp_torch.weights import export_weights, import_weights, load, save
 
 __all__ = [
+    "CLIF",
     "IF",
     "LIF",
     "PLIF",

@@ -208,7 +208,9 @@ def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | floa
     spike = functools.partial(fire, surrogate=spec.surrogate, inclusive=spec.inclusive)
     outputs = []
     for current in steps:
-        output, state = dynamics.step(spec, state, current, spike=spike, detach=_detach, decay=decay)
+        output, state = dynamics.step(
+            spec, state, current, spike=spike, detach=_detach, sigmoid=torch.sigmoid, decay=decay
+        )
         outputs.append(output)
     return torch.stack(outputs), state
 
@@ -218,7 +220,7 @@ def _cast(state: LIFState, dtype: torch.dtype) -> LIFState:
 
 
 def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, no current, no spikes.
+    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
 
     Args:
         spec: the neuron.
@@ -228,11 +230,7 @@ def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:
         >>> initial_state(LIFSpec(rest=0.5), torch.zeros(2)).potential.tolist()
         [0.5, 0.5]
     """
-    return LIFState(
-        potential=torch.full_like(like, spec.rest),
-        current=torch.zeros_like(like) if spec.synaptic_decay is not None else None,
-        spikes=torch.zeros_like(like) if spec.stores_spikes else None,
-    )
+    return LIFState(**{name: torch.full_like(like, value) for name, value in spec.start.items()})
 
 
 def _detach(x: Tensor) -> Tensor:

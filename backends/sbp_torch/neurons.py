@@ -98,3 +98,9 @@ class CurrentLIF(LIF):
     """A :class:`LIF` neuron whose input passes a decaying synaptic current."""
 
     _defaults = LIFSpec.current_based
+
+
+class CLIF(LIF):
+    """The CLIF neuron, a second state of which remembers spikes (Huang et al. 2024; ``LIFSpec.complementary``)."""
+
+    _defaults = LIFSpec.complementary

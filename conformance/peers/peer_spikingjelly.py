@@ -44,6 +44,7 @@ NEURONS = [
     ),
     _node("IFNode()", neuron.IFNode, presets.spikingjelly_if()),
     _node("ParametricLIFNode()", neuron.ParametricLIFNode, presets.spikingjelly_lif(learn_decay=True)),
+    _node("ComplementaryLIFNode()", neuron.ComplementaryLIFNode, presets.spikingjelly_clif()),
 ]
 
 SURROGATES = [

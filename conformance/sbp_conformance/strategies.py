@@ -45,7 +45,7 @@ def surrogates() -> st.SearchStrategy[Surrogate]:
 
 @st.composite
 def neuron_specs(draw: st.DrawFn) -> LIFSpec:
-    """Return spiking neurons: every reset, timing, delay, detachment, synapse, gain, level and surrogate."""
+    """Return spiking neurons: every reset, timing, delay, detachment, state, gain, level and surrogate."""
     learnt = draw(st.booleans())
     fields: dict[str, Any] = {
         "reset": draw(st.sampled_from(("hard", "soft", "none"))),
@@ -62,6 +62,8 @@ def neuron_specs(draw: st.DrawFn) -> LIFSpec:
         "reset_value": draw(_decimals(-1.0, 1.0)),
         "surrogate": draw(surrogates()),
     }
+    if fields["reset"] != "none" and fields["reset_timing"] == "now":
+        fields["complementary_state"] = draw(st.booleans())
     return LIFSpec(**fields)
 
 

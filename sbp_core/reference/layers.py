@@ -345,8 +345,7 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
         x = x * tape.factor(path, x)
     if spec.learn_decay:
         decay = 1.0 / (1.0 + math.exp(-float(tape.weights[f"{path}.decay_logit"])))
-    zero = np.zeros_like(x[0])
-    nothing = LIFState(zero, zero if spec.synaptic_decay is not None else None, zero if spec.stores_spikes else None)
+    nothing = LIFState(**{name: np.zeros_like(x[0]) for name in spec.state_parts})
     step_function = spec.surrogate.antiderivative if tape.smooth else None
 
     def differentiate(a: Float64) -> neuron.Adjoint:

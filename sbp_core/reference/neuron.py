@@ -34,19 +34,14 @@ class Adjoint(NamedTuple):
 
 
 def initial_state(spec: LIFSpec, like: Any) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, no current, no spikes.
+    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
 
     Args:
         spec: the neuron.
         like: one step of its input, shape ``(batch, ...)``.
     """
-    xp = array_namespace(like)
-    zero = xp.zeros_like(like)
-    return LIFState(
-        potential=zero + spec.rest,
-        current=zero if spec.synaptic_decay is not None else None,
-        spikes=zero if spec.stores_spikes else None,
-    )
+    zero = array_namespace(like).zeros_like(like)
+    return LIFState(**{name: zero + value for name, value in spec.start.items()})
 
 
 def forward(
@@ -124,7 +119,7 @@ def adjoint(
     state = initial_state(spec, x[0]) if state is None else state
 
     # forward, keeping every potential before (H) and after (V) its reset
-    V, current, spikes = state.potential, state.current, state.spikes
+    V, current, spikes, M = state.potential, state.current, state.spikes, state.complementary
     tape = []
     outputs = []
     for c in x:
@@ -135,24 +130,28 @@ def adjoint(
         if soft and later:
             H = H - threshold * R
         S = heaviside(H - threshold)
-        tape.append((V, resting, R, current, H, S))
+        tape.append((V, resting, R, current, H, S, M))
         outputs.append(H if not fires else spikes if spec.stores_spikes else R if spec.output_delay else S)
         V = H
         if now and hard:
             V = H * (1.0 - S) + low * S
         elif now and soft:
             V = H - threshold * S
+        if spec.complementary_state:
+            M = M * _sigmoid((1.0 - kept) * (H - spec.rest)) + S
+            V = V - S * _sigmoid(M)
         spikes = S
-    final = LIFState(V, current if spec.synaptic_decay is not None else None, spikes if spec.stores_spikes else None)
+    final = LIFState(V, current if spec.synaptic_decay is not None else None, spikes if spec.stores_spikes else None, M)
 
     # backward: aX is the adjoint of X
     aV = state_cotangent.potential
     aI = state_cotangent.current if spec.synaptic_decay is not None else np.zeros_like(x[0])
     aP = state_cotangent.spikes if spec.stores_spikes else np.zeros_like(x[0])
+    aM = state_cotangent.complementary
     a_decay = 0.0
     grad_input = np.zeros_like(x)
     for t in reversed(range(len(x))):
-        V, resting, R, current, H, S = tape[t]
+        V, resting, R, current, H, S, M = tape[t]
         given = output_cotangent[t]
         aS = np.zeros_like(H)
         aR = np.zeros_like(H)
@@ -170,6 +169,15 @@ def adjoint(
             aS = aS if spec.detach_reset else aS + aV * (low - H)
         elif now and soft and not spec.detach_reset:
             aS = aS - threshold * aV
+        if spec.complementary_state:
+            kept_share = _sigmoid((1.0 - kept) * (H - spec.rest))
+            lowered = _sigmoid(M * kept_share + S)
+            aM = aM - aV * S * lowered * (1.0 - lowered)
+            aS = aS + aM if spec.detach_reset else aS + aM - aV * lowered
+            a_leak = aM * M * kept_share * (1.0 - kept_share)
+            aH = aH + (1.0 - kept) * a_leak
+            a_decay -= float(np.sum(a_leak * (H - spec.rest)))
+            aM = aM * kept_share
         aH = aH + aS * spec.surrogate.derivative(H - threshold, np)
 
         a_decay += float(np.sum(aH * (resting - spec.rest)))
@@ -187,8 +195,12 @@ def adjoint(
             aV = aV * (1.0 - R)
         aV = aV + aR * spec.surrogate.derivative(V - threshold, np)
 
-    grad_state = LIFState(aV, aI if spec.synaptic_decay is not None else None, aP if spec.stores_spikes else None)
+    grad_state = LIFState(aV, aI if spec.synaptic_decay is not None else None, aP if spec.stores_spikes else None, aM)
     return Adjoint(np.stack(outputs), final, grad_input, grad_state, a_decay)
+
+
+def _sigmoid(x: Float64) -> Float64:
+    return 1.0 / (1.0 + np.exp(-x))
 
 
 def jumps(spec: LIFSpec) -> tuple[float, ...]:

@@ -14,12 +14,13 @@ class LIFState(NamedTuple):
     """What a neuron remembers from one step to the next; each array has the shape of one step's input.
 
     ``current`` is None unless the spec has a ``synaptic_decay``; ``spikes`` is None unless the output is delayed past a
-    reset that has already erased it (``spec.stores_spikes``).
+    reset that has already erased it (``spec.stores_spikes``); ``complementary`` unless it has that state.
     """
 
     potential: Any
     current: Any = None
     spikes: Any = None
+    complementary: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class LIFSpec(Spec):
         reset now:   hard V = (1 - S) * H + S * reset_value;  soft V = H - threshold * S;  none V = H
         reset next:  V = H, and the reset uses R[t] = G(V[t-1] - threshold) at the start of the next step:
                      hard, V[t-1] is replaced before it decays; soft, H is lowered by threshold * R after
+        complementary state, of a reset now:
+                     M[t] = M[t-1] * sigmoid((1 - decay) * (H[t] - rest)) + S[t], and V is lowered by S * sigmoid(M[t])
 
     The defaults are the neuron of Guo et al. 2024, Eq. 1-3: ``decay`` is its tau, a hard reset to 0, strictly greater.
 
@@ -50,7 +53,9 @@ class LIFSpec(Spec):
         reset_value: potential after a hard reset.
         reset_timing: "now", or "next" step.
         output_delay: 0, or 1 to emit each spike one step later.
-        detach_reset: keep the gradient out of the reset.
+        detach_reset: keep the spikes' gradient out of the reset; a complementary state keeps its own.
+        complementary_state: remember the spikes in ``M``, which fades the less the more the potential leaks, and make
+            the reset stronger by it: the neuron CLIF (:meth:`complementary`). It needs a reset, "now".
         output: "spikes", or "potential" for a read-out that never fires.
         surrogate: a surrogate, or the name of a family.
 
@@ -80,6 +85,7 @@ class LIFSpec(Spec):
     reset_timing: Literal["now", "next"] = "now"
     output_delay: Literal[0, 1] = 0
     detach_reset: bool = False
+    complementary_state: bool = False
     output: Literal["spikes", "potential"] = "spikes"
     surrogate: Surrogate = Rectangle()
 
@@ -93,7 +99,7 @@ class LIFSpec(Spec):
             self._set("synaptic_decay", validation.within("synaptic_decay", self.synaptic_decay, 0.0, 1.0))
         for name in ("threshold", "rest", "reset_value"):
             self._set(name, validation.finite(name, getattr(self, name)))
-        for name in ("learn_decay", "inclusive", "detach_reset"):
+        for name in ("learn_decay", "inclusive", "detach_reset", "complementary_state"):
             validation.flag(name, getattr(self, name))
         validation.choice("reset", self.reset, ("hard", "soft", "none"))
         validation.choice("reset_timing", self.reset_timing, ("now", "next"))
@@ -105,6 +111,11 @@ class LIFSpec(Spec):
             raise ValueError(f"decay must lie strictly between 0 and 1 where learn_decay is set, got {self.decay!r}")
         if self.output == "potential" and (self.reset != "none" or self.output_delay):
             raise ValueError("output 'potential' never fires: it needs reset='none' and output_delay=0")
+        if self.complementary_state and (self.reset == "none" or self.reset_timing != "now"):
+            raise ValueError(
+                "complementary_state acts in the reset: it needs reset='hard' or 'soft' and reset_timing='now', "
+                f"got {self.reset!r} and {self.reset_timing!r}"
+            )
 
     @classmethod
     def integrate_and_fire(cls, **fields: Any) -> Self:
@@ -131,11 +142,31 @@ class LIFSpec(Spec):
         """Return a LIF neuron whose input passes a synapse that decays by half each step, unless told otherwise."""
         return cls(**({"synaptic_decay": 0.5} | fields))
 
+    @classmethod
+    def complementary(cls, **fields: Any) -> Self:
+        """Return the CLIF neuron of Huang et al. 2024: a soft reset, made stronger by a state that remembers spikes.
+
+        The gradient passes through time along that state too, where the potential's has faded. The defaults are
+        theirs: ``decay`` is ``1 - 1 / tau`` with ``tau = 2``, the input is not scaled.
+        """
+        defaults: dict[str, Any] = {"complementary_state": True, "reset": "soft"}
+        return cls(**(defaults | fields))
+
     @property
     def state_parts(self) -> tuple[str, ...]:
         """Names of the parts of a :class:`LIFState` that this neuron has, in order."""
-        present = (True, self.synaptic_decay is not None, self.stores_spikes)
+        present = (True, self.synaptic_decay is not None, self.stores_spikes, self.complementary_state)
         return tuple(name for name, has in zip(LIFState._fields, present, strict=True) if has)
+
+    @property
+    def start(self) -> dict[str, float]:
+        """What each part of the state is where the neuron starts afresh: the potential at rest, the others 0.
+
+        Example:
+            >>> LIFSpec.complementary(rest=0.5).start
+            {'potential': 0.5, 'complementary': 0.0}
+        """
+        return {name: self.rest if name == "potential" else 0.0 for name in self.state_parts}
 
     @property
     def stores_spikes(self) -> bool:

@@ -251,6 +251,11 @@ def spike(x: Node, surrogate: Surrogate, *, inclusive: bool) -> Node:
     return Node(">=" if inclusive else ">", x, 0.0, surrogate=surrogate)
 
 
+def sigmoid(x: Operand) -> Operand:
+    """Record a sigmoid."""
+    return 0.5 * Node("tanh", 0.5 * x) + 0.5
+
+
 def detach(x: Operand) -> Operand:
     """Record a value that lets no gradient through."""
     return Node("detach", x)
@@ -300,6 +305,8 @@ def pullback(cotangents: Mapping[Node, Operand], inputs: Sequence[Node]) -> list
         elif node.operation == "*":
             give(left, _multiply(gradient, right))
             give(right, _multiply(gradient, left))
+        elif node.operation == "tanh":
+            give(left, _multiply(gradient, 1.0 - node * node))
         elif node.surrogate is not None:
             give(left, _multiply(gradient, derivative(node.surrogate, left)))
         elif node.operation != "detach":

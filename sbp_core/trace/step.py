@@ -80,6 +80,7 @@ def step_graph(spec: LIFSpec) -> StepGraph:
         x,
         spike=lambda u: expression.spike(u, spec.surrogate, inclusive=spec.inclusive),
         detach=expression.detach,
+        sigmoid=expression.sigmoid,
         decay=decay if spec.learn_decay else None,
     )
     results = [output, *(getattr(after, name) for name in parts)]
@@ -91,7 +92,7 @@ def step_graph(spec: LIFSpec) -> StepGraph:
     gradients = expression.pullback(cotangents, [x, *before.values(), decay])
     return StepGraph(
         parts=parts,
-        rest=tuple(spec.rest if name == "potential" else 0.0 for name in parts),
+        rest=tuple(spec.start.values()),
         output=output,
         after=tuple(results[1:]),
         grad_input=gradients[0],

@@ -12,7 +12,7 @@ from sbp_core import ResNetSpec
 from sbp_core.reference.backend import ReferenceBackend
 
 NETWORKS, TRAININGS = cases_of("network"), cases_of("training")
-SHALLOW = "network-learnt-decay-soft-reset"
+SHALLOW = "network-learnt-decay-clif"
 
 
 def by_name(case):

@@ -32,7 +32,15 @@ def test_a_normal_run_makes_up_the_same_neurons_of_the_whole_family():
     first = specs()
     assert first == specs()
     assert len(first) >= 20
-    for field in ("reset", "reset_timing", "output_delay", "detach_reset", "learn_decay", "inclusive"):
+    for field in (
+        "reset",
+        "reset_timing",
+        "output_delay",
+        "detach_reset",
+        "learn_decay",
+        "inclusive",
+        "complementary_state",
+    ):
         assert len({getattr(spec, field) for spec in first}) > 1, field
     assert len({type(spec.surrogate) for spec in first}) >= 5
 

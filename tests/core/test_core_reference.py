@@ -17,6 +17,11 @@ COMBINATIONS = [
         ("hard", "soft", "none"), ("now", "next"), (0, 1), (False, True), (None, 0.4)
     )
 ]
+COMBINATIONS += [
+    fields | {"complementary_state": True}
+    for fields in COMBINATIONS
+    if fields["reset"] != "none" and fields["reset_timing"] == "now"
+]
 GENERAL = {"decay": 0.7, "threshold": 0.9, "rest": 0.1, "reset_value": -0.2, "input_gain": 0.8, "surrogate": "gaussian"}
 
 
@@ -29,6 +34,7 @@ def draw(spec, shape=(4, 2, 3)):
             random.normal(0.3, 0.5, shape[1:]),
             random.normal(0.0, 0.5, shape[1:]) if spec.synaptic_decay is not None else None,
             random.uniform(0.0, 1.0, shape[1:]) if spec.stores_spikes else None,
+            random.normal(0.5, 1.0, shape[1:]) if spec.complementary_state else None,
         )
 
     return x, parts(), random.normal(size=shape), parts()
@@ -243,6 +249,24 @@ def test_margin_measures_the_distance_to_threshold_and_rectangle_edges():
     assert neuron.margin(LIFSpec(), np.array([[0.9]])) == pytest.approx(0.1)
     assert neuron.margin(LIFSpec(), np.array([[0.52]])) == pytest.approx(0.02)
     assert neuron.margin(LIFSpec.leaky_integrator(), np.array([[0.9]])) == math.inf
+
+
+@pytest.mark.parametrize("reset", ["soft", "hard"])
+def test_clif_is_the_fields(reset):
+    # Huang et al. 2024, Eq. 10-12, written out: the state fades by sigmoid(H / tau), its sigmoid strengthens the reset
+    x = np.random.default_rng(5).normal(0.9, 1.2, (6, 2, 5))
+    for tau in (2.0, 5.0):
+        u, m, spikes = np.zeros(x.shape[1:]), np.zeros(x.shape[1:]), []
+        for current in x:
+            h = (1.0 - 1.0 / tau) * u + current
+            spikes.append((h > 1.0).astype(float))
+            m = m / (1.0 + np.exp(-h / tau)) + spikes[-1]
+            u = h - spikes[-1] if reset == "soft" else h * (1.0 - spikes[-1])
+            u = u - spikes[-1] / (1.0 + np.exp(-m))
+        found, state = neuron.forward(LIFSpec.complementary(decay=1.0 - 1.0 / tau, reset=reset), x)
+        np.testing.assert_array_equal(found, spikes)
+        np.testing.assert_allclose(state.potential, u, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(state.complementary, m, rtol=1e-12)
 
 
 def test_plif_is_the_fields():

@@ -21,6 +21,7 @@ X = jnp.asarray(np.random.default_rng(21).normal(0.5, 0.6, (4, 2, 3)), jnp.float
         (sbp_jax.IF(), LIFSpec(decay=1.0)),
         (sbp_jax.LeakyIntegrator(decay=0.9), LIFSpec(decay=0.9, reset="none", output="potential")),
         (sbp_jax.CurrentLIF(), LIFSpec(synaptic_decay=0.5)),
+        (sbp_jax.CLIF(), LIFSpec(complementary_state=True, reset="soft")),
         (sbp_jax.PLIF(decay=0.75), LIFSpec(decay=0.75, learn_decay=True, input_gain="complement")),
     ],
     ids=lambda value: type(value).__name__,
@@ -52,8 +53,8 @@ def test_the_learnt_decay_gets_a_gradient_and_changes_the_output():
     np.testing.assert_allclose(gradient, (ends[0] - ends[1]) / (2 * width), rtol=1e-3)
 
 
-def test_each_call_starts_afresh_unless_a_state_is_passed():
-    layer = sbp_jax.LIF()
+@pytest.mark.parametrize("layer", [sbp_jax.LIF(), sbp_jax.CLIF()], ids=["lif", "clif"])
+def test_each_call_starts_afresh_unless_a_state_is_passed(layer):
     np.testing.assert_array_equal(layer(X), layer(X))
     first, state = layer(X[:2], return_state=True)
     second, _ = layer(X[2:], state)

@@ -17,6 +17,7 @@ SPECS = {
     "fresh": LIFSpec(),
     "learnt": LIFSpec(learn_decay=True, decay=0.7, input_gain="complement", surrogate=Sigmoid()),
     "current, delayed": LIFSpec(synaptic_decay=0.5, output_delay=1, reset="soft", threshold=0.6),
+    "complementary": LIFSpec.complementary(),
 }
 
 
@@ -54,11 +55,7 @@ def test_a_neurons_steps_are_the_adapters(spec, dtype, with_state, monkeypatch):
     layer = sbp_keras.LIF(spec, return_state=True, dtype=dtype)
     x = ops.convert_to_tensor(np.random.default_rng(0).normal(0.4, 0.8, (2, 3, 4)), dtype)
     parts = {name: ops.full((2, 4), 0.1 * place, dtype) for place, name in enumerate(LIFState._fields)}
-    given = LIFState(
-        parts["potential"],
-        parts["current"] if spec.synaptic_decay is not None else None,
-        parts["spikes"] if spec.stores_spikes else None,
-    )
+    given = LIFState(**{name: parts[name] for name in spec.state_parts})
     output, final = layer(x, state=given if with_state else None)
     [((inputs, its_spec, state), options, (its_output, its_final))] = calls
     same(inputs, x)

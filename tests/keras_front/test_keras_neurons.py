@@ -73,6 +73,7 @@ def test_a_layer_remembers_nothing_between_calls():
         (sbp_keras.LeakyIntegrator, LIFSpec(output="potential", reset="none")),
         (sbp_keras.PLIF, LIFSpec(learn_decay=True, input_gain="complement")),
         (sbp_keras.CurrentLIF, LIFSpec(synaptic_decay=0.5)),
+        (sbp_keras.CLIF, LIFSpec(complementary_state=True, reset="soft")),
     ],
 )
 def test_each_kind_has_its_defaults_and_survives_its_configuration(layer, spec):
@@ -136,6 +137,19 @@ def test_a_state_passes_through_a_functional_model_that_is_saved_and_loaded(tmp_
     for got in (model(x), loaded(x)):
         for a, b in zip(got, [np.swapaxes(spikes, 0, 1), state.potential, state.current], strict=True):
             np.testing.assert_array_equal(numpy(a), b)
+
+
+def test_a_complementary_state_passes_from_layer_to_layer_of_a_saved_model(tmp_path):
+    inputs = keras.Input((3, 4))
+    first, state = sbp_keras.CLIF(return_state=True)(inputs)
+    second, last = sbp_keras.CLIF()(first, state)
+    keras.Model(inputs, [second, last.complementary]).save(tmp_path / "model.keras")
+    x, spec = dyadic((2, 3, 4), seed=7), LIFSpec.complementary()
+    spikes, state = forward(spec, np.swapaxes(x, 0, 1))
+    spikes, state = forward(spec, spikes, state)
+    found, memory = keras.models.load_model(tmp_path / "model.keras")(x)
+    np.testing.assert_array_equal(numpy(found), np.swapaxes(spikes, 0, 1))
+    np.testing.assert_allclose(numpy(memory), state.complementary, rtol=1e-6)
 
 
 def test_batch_and_time_may_be_unknown_when_the_model_is_built():

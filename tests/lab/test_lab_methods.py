@@ -28,6 +28,7 @@ STATED = {
     "distilled": ("resnet", {}, {}, APART.replace(distillation=0.5), 1.0),
     "tet": ("resnet", {}, {}, LossSpec(combine="logits", per_step=True), None),
     "plif": ("resnet", {}, {"learn_decay": True, "input_gain": "complement"}, SUMMED, None),
+    "clif": ("resnet", {}, {"complementary_state": True, "reset": "soft"}, SUMMED, None),
     "detached": ("resnet", {}, {"detach_reset": True}, SUMMED, None),
     "tdbn": ("resnet", {"norm": "tdbn"}, {}, SUMMED, None),
     "tebn": ("resnet", {"norm": "tebn"}, {}, SUMMED, None),

@@ -185,6 +185,7 @@ def test_vectorized_map_gives_each_its_own_run_and_gradient():
         {"reset_timing": "next", "output_delay": 1, "input_gain": "complement"},
         {"output_delay": 1, "synaptic_decay": 0.4},
         {"reset": "none", "output": "potential"},
+        {"reset": "soft", "complementary_state": True, "input_gain": "complement"},
     ],
     ids=str,
 )
@@ -199,6 +200,7 @@ def test_gradients_of_input_state_and_decay_are_the_adjoint_by_hand(fields, comp
             "potential": random.normal(0.3, 0.5, (2, 3)),
             **({"current": random.normal(0.0, 0.5, (2, 3))} if spec.synaptic_decay is not None else {}),
             **({"spikes": random.uniform(0.0, 1.0, (2, 3))} if spec.stores_spikes else {}),
+            **({"complementary": random.uniform(0.0, 2.0, (2, 3))} if spec.complementary_state else {}),
         }
 
     x, start, output_cotangent, state_cotangent = (

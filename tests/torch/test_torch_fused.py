@@ -59,6 +59,23 @@ def test_fused_equals_tensor_operations_over_the_neuron_family(family):
         torch.testing.assert_close(got, torch.zeros_like(got) if want is None else want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_fused_equals_tensor_operations_with_a_complementary_state(reset):
+    spec = LIFSpec.complementary(reset=reset, rest=0.1, learn_decay=True, output_delay=1, surrogate="arctan")
+    torch.manual_seed(SEED)
+    x = (torch.randn(9, 3, 700, dtype=torch.float64) + 0.5).requires_grad_()
+    parts = {name: torch.rand(3, 700, dtype=torch.float64, requires_grad=True) for name in spec.state_parts}
+    decay = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    looped, expected = results(spec, x, LIFState(**parts), decay, "loop")
+    outputs, gradients = results(spec, x, LIFState(**parts), decay, "fused")
+    assert torch.equal(outputs[0], looped[0])
+    for got, want in zip((*outputs, *gradients), (*looped, *expected), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+    assert implementation_for(torch.zeros(9, 4096), spec=spec) == "fused"
+    with pytest.raises(ValueError, match="'packed' needs a neuron whose adjoint asks for bits alone"):
+        implementation_for(x, spec=spec, implementation="packed")
+
+
 def test_fused_keeps_channels_last_memory_and_its_values():
     torch.manual_seed(SEED)
     x = torch.randn(3, 2, 4, 5, 6).permute(0, 1, 4, 2, 3).requires_grad_()

@@ -89,8 +89,8 @@ def test_double_backward_differentiates_the_surrogate():
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     "spec",
-    [LIFSpec(), LIFSpec.current_based(input_gain="complement"), LIFSpec(output_delay=1)],
-    ids=["lif", "syn", "delay"],
+    [LIFSpec(), LIFSpec.current_based(input_gain="complement"), LIFSpec(output_delay=1), LIFSpec.complementary()],
+    ids=["lif", "syn", "delay", "clif"],
 )
 def test_dtype_in_is_dtype_out(spec, dtype):
     x = torch.linspace(-1, 3, 24).reshape(4, 2, 3).to(dtype).requires_grad_()
@@ -110,7 +110,8 @@ def test_autocast_leaves_spikes_in_the_dtype_of_their_input():
 
 def test_state_carried_between_calls_equals_one_long_call():
     x = torch.tensor(np.random.default_rng(SEED).normal(0.7, 0.6, (10, 2, 3)))
-    for spec in (LIFSpec(), presets.snntorch_synaptic(alpha=0.8, beta=0.9), LIFSpec(output_delay=1)):
+    synaptic = presets.snntorch_synaptic(alpha=0.8, beta=0.9)
+    for spec in (LIFSpec(), synaptic, LIFSpec(output_delay=1), LIFSpec.complementary(output_delay=1)):
         whole, last = sbp_torch.lif(x, spec)
         first, state = sbp_torch.lif(x[:4], spec)
         second, end = sbp_torch.lif(x[4:], spec, state)
@@ -203,6 +204,7 @@ def test_each_kin_has_its_own_defaults():
     assert sbp_torch.LeakyIntegrator().spec == LIFSpec(output="potential", reset="none")
     assert sbp_torch.PLIF(threshold=2.0).spec == LIFSpec(learn_decay=True, input_gain="complement", threshold=2.0)
     assert sbp_torch.CurrentLIF().spec == LIFSpec(synaptic_decay=0.5)
+    assert sbp_torch.CLIF().spec == LIFSpec(complementary_state=True, reset="soft")
     assert sbp_torch.LIF(decay=0.5, threshold=1.0, surrogate="rectangle").spec == LIFSpec(surrogate=Rectangle())
 
 

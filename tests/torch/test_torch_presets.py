@@ -55,6 +55,15 @@ def test_spikingjelly_lif_over_its_options(v_threshold):
         assert_same(preset, lambda x, node=node: torch.stack([node(value) for value in x]), options)
 
 
+@pytest.mark.parametrize("v_threshold", THRESHOLDS)
+def test_spikingjelly_clif_over_its_options(v_threshold):
+    peer = pytest.importorskip("spikingjelly.activation_based.neuron", reason="SpikingJelly is not installed")
+    for tau in (1.25, 2.0, 6.0):
+        node = peer.ComplementaryLIFNode(tau=tau, v_threshold=v_threshold)
+        preset = presets.spikingjelly_clif(tau=tau, v_threshold=v_threshold)
+        assert_same(preset, lambda x, node=node: torch.stack([node(value) for value in x]), {"tau": tau})
+
+
 def cells(node, *state):
     def run(x):
         now, spikes = [torch.zeros_like(x[0]) for _ in state], []

@@ -91,8 +91,9 @@ SURROGATES = {
         lambda **given: node.IFNode(v_threshold=0.7, v_reset=None, **given),
         lambda **given: node.LIFNode(tau=4.0, decay_input=False, v_reset=-0.1, detach_reset=True, **given),
         lambda **given: node.ParametricLIFNode(init_tau=3.0, **given),
+        lambda **given: node.ComplementaryLIFNode(tau=3.0, v_threshold=0.7, **given),
     ],
-    ids=["IF", "LIF", "PLIF"],
+    ids=["IF", "LIF", "PLIF", "CLIF"],
 )
 def test_a_neurons_spec_spikes_and_learns_as_it_does(make, surrogate):
     function = getattr(theirs("surrogate"), surrogate)(**SURROGATES[surrogate])

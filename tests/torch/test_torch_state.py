@@ -50,7 +50,8 @@ def test_a_pass_leaves_no_attribute_tensor_or_object_on_the_model():
 
 
 @pytest.mark.parametrize(
-    "neuron", [LIFSpec(), LIFSpec(output_delay=1), LIFSpec(synaptic_decay=0.5), LIFSpec.parametric()]
+    "neuron",
+    [LIFSpec(), LIFSpec(output_delay=1), LIFSpec(synaptic_decay=0.5), LIFSpec.parametric(), LIFSpec.complementary()],
 )
 def test_what_ran_before_changes_nothing_not_even_another_batch_size(neuron):
     model = make(SPEC.replace(neuron=neuron)).eval()

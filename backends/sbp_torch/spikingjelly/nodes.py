@@ -14,7 +14,7 @@ from sbp_core.specs.surrogates import Surrogate
 from sbp_torch.spikingjelly.modules import of
 
 #: The neurons that are known.
-NODES = ("IFNode", "LIFNode", "ParametricLIFNode")
+NODES = ("IFNode", "LIFNode", "ParametricLIFNode", "ComplementaryLIFNode")
 _SURROGATES: dict[str, tuple[Callable[..., Surrogate], tuple[str, ...]]] = {
     "Sigmoid": (presets.spikingjelly_sigmoid, ("alpha",)),
     "ATan": (presets.spikingjelly_atan, ("alpha",)),
@@ -29,7 +29,7 @@ _SURROGATES: dict[str, tuple[Callable[..., Surrogate], tuple[str, ...]]] = {
 
 
 def neuron_spec(node: nn.Module, path: str = "net") -> LIFSpec:
-    """Return the spec of a SpikingJelly neuron: ``IFNode``, ``LIFNode`` or ``ParametricLIFNode``.
+    """Return the spec of a SpikingJelly neuron, one of :data:`NODES`.
 
     Args:
         node: the neuron.
@@ -41,8 +41,12 @@ def neuron_spec(node: nn.Module, path: str = "net") -> LIFSpec:
     name = type(node).__name__
     if name not in NODES:
         raise ValueError(f"{path} must be a neuron, {', '.join(NODES)}, got {name}")
+    surrogate = _surrogate(of(node, "surrogate_function", path), path)
+    if name == "ComplementaryLIFNode":
+        numbers = {key: of(node, key, path) for key in ("tau", "v_threshold")}
+        return presets.spikingjelly_clif(surrogate=surrogate, **numbers)
     shared = {key: of(node, key, path) for key in ("v_threshold", "v_reset", "detach_reset")}
-    shared["surrogate"] = _surrogate(of(node, "surrogate_function", path), path)
+    shared["surrogate"] = surrogate
     if name == "IFNode":
         return presets.spikingjelly_if(**shared)
     learnt = name == "ParametricLIFNode"

@@ -318,7 +318,7 @@ def _networks() -> dict[str, _Given]:
     double: dict[str, Any] = {"dtypes": ("float64",)}
     deep = resnet18_spec(widths=(8, 8, 9, 10), **_SMALL)
     pooled = ResNetSpec(**_SHALLOW, stem="imagenet")
-    learnt = ResNetSpec(**_SHALLOW, neuron=LIFSpec(learn_decay=True, reset="soft", surrogate=ArcTan()))
+    learnt = ResNetSpec(**_SHALLOW, neuron=LIFSpec.complementary(learn_decay=True, surrogate=ArcTan()))
     current = LIFSpec(
         synaptic_decay=0.5, reset_timing="next", detach_reset=True, input_gain="complement", surrogate=ArcTan()
     )
@@ -333,7 +333,7 @@ def _networks() -> dict[str, _Given]:
         "imagenet-stem": _Given(
             ShortcutNetwork(pooled, ("stem", "layer1"), LossSpec()), double | {"image": (17, 13), "batch": 2}
         ),
-        "learnt-decay-soft-reset": _Given(
+        "learnt-decay-clif": _Given(
             ShortcutNetwork(learnt, ("layer1",), LossSpec(distillation=0.5)), double | {"compiled": ("float64",)}
         ),
         "current-detached-reset-next": _Given(

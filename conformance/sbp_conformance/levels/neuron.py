@@ -143,7 +143,7 @@ class NeuronCase(Case):
             return _compare_parts("final {}", "state", got, want, dtype, 0.0)
         # subtracting the threshold cancels: what is left is as precise as the threshold
         allowed, scale = self.tolerances[dtype].value, abs(self.spec.threshold)
-        rest = LIFState(want.potential, want.current)
+        rest = want._replace(spikes=None)
         findings = _compare_parts("final {}", "state", got._replace(spikes=None), rest, dtype, allowed, scale=scale)
         quantity = "final spikes"
         if want.spikes is None:
@@ -173,6 +173,7 @@ class NeuronCase(Case):
             random.normal(0.4, 0.5, shape),
             random.normal(0.0, 0.5, shape) if self.spec.synaptic_decay is not None else None,
             spikes if self.spec.stores_spikes else None,
+            random.normal(0.5, 1.0, shape) if self.spec.complementary_state else None,
         )
 
     def _in_float32(self, given: NeuronInputs) -> NeuronInputs:

@@ -7,6 +7,7 @@
 - ``range``: fields at the edges of what they may be, sizes of one, six axes.
 - ``wide``: every pair of the factors that change the loops over more elements than blocks, threads or fused loops begin
   at, none a multiple of a block. ``long``: hundreds of steps.
+- ``clif``: every pair of the factors of a neuron with a complementary state, two of them compiled, two wide.
 - ``tie``: potentials exactly on the threshold, in every dtype.
 """
 
@@ -76,6 +77,7 @@ PRESETS: dict[str, LIFSpec] = {
     "spikingjelly-lif-soft": presets.spikingjelly_lif(tau=4.0, decay_input=False, v_reset=None),
     "spikingjelly-lif-detached": presets.spikingjelly_lif(v_reset=-0.2, detach_reset=True),
     "spikingjelly-plif": presets.spikingjelly_lif(learn_decay=True),
+    "spikingjelly-clif": presets.spikingjelly_clif(tau=3.0),
     "spikingjelly-if": presets.spikingjelly_if(),
     "spikingjelly-if-soft": presets.spikingjelly_if(v_reset=None),
     "snntorch-leaky": presets.snntorch_leaky(beta=0.9),
@@ -138,6 +140,21 @@ WIDE_FACTORS: dict[str, tuple[Any, ...]] = STRUCTURE | {
     "shape": WIDE_SHAPES,
 }
 
+CLIF_FACTORS: dict[str, tuple[Any, ...]] = {
+    "complementary_state": (True,),
+    "reset": ("hard", "soft"),
+    "output_delay": (0, 1),
+    "detach_reset": (False, True),
+    "synaptic_decay": (None, 0.4),
+    "inclusive": (False, True),
+    "decay": (0.0, 0.6, 1.0, "learnt"),
+    "input_gain": (1.0, 0.7, "complement"),
+    "levels": ((0.0, 0.0), (0.1, -0.2)),
+    "surrogate": (ArcTan(), Rectangle(width=1.7), Triangle(width=1.5)),
+    "with_state": (False, True),
+    "shape": ((1, 2, 3), (4, 2, 3), (20, 2, 3)),
+}
+
 # factors that are powers of two: none of these rounds
 TIES: dict[str, LIFSpec] = {
     "hard": LIFSpec(),
@@ -155,7 +172,7 @@ TIES: dict[str, LIFSpec] = {
 
 def cases() -> tuple[Case, ...]:
     """Return all of them."""
-    return (*_pairs(), *_compiled(), *_named(), *_ranges(), *_wide(), *_long(), *_ties())
+    return (*_pairs(), *_compiled(), *_named(), *_ranges(), *_wide(), *_long(), *_clif(), *_ties())
 
 
 def _pairs() -> list[NeuronCase]:
@@ -253,6 +270,20 @@ def _long() -> list[NeuronCase]:
             dtypes=("float32",),
             compiled=("float32",),
         ),
+    ]
+
+
+def _clif() -> list[NeuronCase]:
+    rows = pairwise(CLIF_FACTORS, seed=1, allowed=_has_input)
+    plain = [_of_row(f"clif-{index:02d}", 9000 + index, row) for index, row in enumerate(rows)]
+    spec = LIFSpec.complementary(learn_decay=True, input_gain="complement", rest=0.1, surrogate=ArcTan())
+    hard = LIFSpec.complementary(reset="hard", output_delay=1, decay=0.8, surrogate=Sigmoid())
+    return [
+        *plain,
+        _case("clif-compiled-soft", 9100, spec, (3, 2, 3), compiled=("float64",), vmapped=("float32",)),
+        _case("clif-compiled-hard", 9101, hard, (3, 2, 3), compiled=("float32",), with_state=True),
+        _case("clif-wide", 9102, spec, WIDE_SHAPES[1], kind=WideCase, dtypes=("float64",)),
+        _case("clif-wide-long", 9103, hard, WIDE_SHAPES[3], kind=WideCase, dtypes=("float32",), with_state=True),
     ]
 
 

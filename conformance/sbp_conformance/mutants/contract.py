@@ -83,7 +83,7 @@ def _single(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _swapped(state: LIFState) -> LIFState:
-    return state if state.current is None else LIFState(state.current, state.potential, state.spikes)
+    return state if state.current is None else state._replace(potential=state.current, current=state.potential)
 
 
 def _doubled_last(gradients: tuple[Any, ...]) -> tuple[Any, ...]:

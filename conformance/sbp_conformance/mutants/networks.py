@@ -19,7 +19,7 @@ Arrays = Mapping[str, Any]
 
 _NETWORK = ("network", "weights", "batch", "coefficient")
 _TRAINING = ("network", "weights", "batches", "schedule", "optimizer")
-_SMALL = ("network-learnt-decay-soft-reset", "network-imagenet-stem")
+_SMALL = ("network-learnt-decay-clif", "network-imagenet-stem")
 
 
 def given(alter: Callable[[Arguments], Arguments]) -> Change:

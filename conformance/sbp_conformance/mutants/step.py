@@ -65,6 +65,19 @@ def _complement_of_the_first_decay(spec: LIFSpec) -> dict[str, Any]:
     return {"input_gain": 1.0 - spec.decay} if spec.input_gain == "complement" else {}
 
 
+def _of_complementary(alter: Callable[[Any, Operations], Any]) -> Change:
+    def wrong(s: LIFSpec, a: dict[str, Any], o: Operations) -> dict[str, Any]:
+        if not s.complementary_state:
+            return {}
+        return {"state": a["state"]._replace(complementary=alter(a["state"].complementary, o))}
+
+    return given(wrong)
+
+
+def _of_sigmoid(alter: Callable[[Callable[[Any], Any], Any, Operations], Any]) -> Change:
+    return given(lambda s, a, o: {"sigmoid": lambda x: alter(a["sigmoid"], x, o)})
+
+
 MUTANTS: tuple[Mutant, ...] = mutants(
     "neuron",
     "step",
@@ -122,4 +135,20 @@ MUTANTS: tuple[Mutant, ...] = mutants(
     },
     # short and all of one shape: a framework that compiles each operation does so once
     cases=("neuron-compiled-*",),
+) + mutants(
+    "neuron",
+    "step",
+    {
+        "complementary state stale": result(
+            lambda s, old, output, new, o: (output, new._replace(complementary=old.complementary))
+        ),
+        "complementary state forgotten at each step": _of_complementary(lambda part, o: part * 0.0),
+        "complementary state fades 0.01% too fast": _of_complementary(lambda part, o: part * 0.9999),
+        "complementary state fades the wrong way": _of_sigmoid(lambda sigmoid, x, o: sigmoid(-x)),
+        "no gradient through the complementary state": _of_complementary(lambda part, o: o.detach(part)),
+        "no gradient through the complementary state's sigmoids": _of_sigmoid(
+            lambda sigmoid, x, o: o.detach(sigmoid(x))
+        ),
+    },
+    cases=("neuron-clif-*",),
 )

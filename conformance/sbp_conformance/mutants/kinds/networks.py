@@ -72,5 +72,11 @@ def _networks() -> dict[str, Change]:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    *family("networks", "network", "network", _networks(), cases=("network-full-neuron", "network-c*", "network-o*")),
+    *family(
+        "networks",
+        "network",
+        "network",
+        _networks(),
+        cases=("network-full-neuron", "network-l*", "network-c*", "network-o*"),
+    ),
 )

@@ -67,6 +67,13 @@ def _wide() -> dict[str, Change]:
             )
         ),
     }
+    found["complementary state from 4096 elements"] = neuron(
+        lambda r, a: (
+            r._replace(state=r.state._replace(complementary=r.state.complementary * 1.001))
+            if a["spec"].complementary_state and a["x"].size >= 4096
+            else r
+        )
+    )
     found |= {f"learnt decay from {elements} elements": of_logit(elements) for elements in sizes}
     return found | {f"state from {elements} elements": of_state(elements) for elements in sizes}
 
@@ -217,7 +224,7 @@ def _readouts() -> dict[str, Change]:
 
 
 MUTANTS: tuple[Mutant, ...] = (
-    *family("wide inputs", "neuron", "neuron", _wide(), cases=("neuron-wide-*",), dtypes=FULL),
+    *family("wide inputs", "neuron", "neuron", _wide(), cases=("neuron-wide-*", "neuron-clif-wide*"), dtypes=FULL),
     *family("block tails", "neuron", "neuron", _tails(), cases=("neuron-wide-*",), dtypes=FULL),
     *family("values", "neuron", "neuron", _values(), cases=("neuron-range-*",), dtypes=FULL),
     *family("sizes", "neuron", "neuron", _sizes(), cases=("neuron-range-*", "neuron-long-*"), dtypes=FULL),
