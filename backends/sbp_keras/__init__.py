@@ -22,7 +22,7 @@ from sbp_core.composition import ShortcutOutput
 from sbp_keras.branches import ConvolutionalReadout
 from sbp_keras.calibration import calibrate
 from sbp_keras.coefficient import FollowingCallback, ShortcutCallback
-from sbp_keras.diagnosis import WatchCallback, diagnose
+from sbp_keras.diagnosis import Diagnoser, WatchCallback, diagnose
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import Network, ResNet, network, resnet, resnet18, resnet34
 from sbp_keras.neurons import CLIF, IF, LIF, PLIF, CurrentLIF, LeakyIntegrator
@@ -40,6 +40,7 @@ __all__ = [
     "BatchNormalization",
     "ConvolutionalReadout",
     "CurrentLIF",
+    "Diagnoser",
     "FollowingCallback",
     "LeakyIntegrator",
     "Network",

@@ -11,7 +11,7 @@ from typing import Any, cast
 import keras
 
 from sbp_core.specs.schedules import Constant, Following, Schedule
-from sbp_keras.diagnosis import diagnose
+from sbp_keras.diagnosis import Diagnoser
 from sbp_keras.shortcut import ShortcutModel, check_schedule
 
 
@@ -48,7 +48,7 @@ class FollowingCallback(keras.callbacks.Callback):
         if not self._batches:
             raise ValueError("batches must be given, a Following measures on them; got none")
         self.schedule = schedule
-        self._step = 0
+        self._step, self._diagnoser = 0, Diagnoser()
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Fill in the steps."""
@@ -78,7 +78,7 @@ class FollowingCallback(keras.callbacks.Callback):
         if logs is not None:
             logs["coefficient"] = float(self.schedule(self._step))
         if self.schedule.is_due(self._step):
-            self.schedule = self.schedule.after(diagnose(self.model.main, self._batches).early_agreement)
+            self.schedule = self.schedule.after(self._diagnoser(self.model.main, self._batches).early_agreement)
 
 
 class ShortcutCallback(keras.callbacks.Callback):

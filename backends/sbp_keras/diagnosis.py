@@ -27,6 +27,7 @@ from sbp_keras.weights import variables
 
 Loss = Callable[[Any, Any], Any]
 Meet = Callable[[str, Any], Any]
+_Both = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any, Any]]
 
 
 def diagnose(
@@ -68,10 +69,46 @@ def diagnose(
         >>> [neuron.path for neuron in found.neurons]
         ['hidden1.neuron']
     """
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"model must be a Keras model, got {model!r:.100} of type {type(model).__name__}")
+    return _figures(_Observer(model, loss), batches, noise=noise, seed=seed, slopes=slopes)
+
+
+class Diagnoser:
+    """:func:`diagnose` of one model again and again while its values move, traced once.
+
+    On TensorFlow and JAX the first call makes a program of the pass, which later ones run; on PyTorch there is none. It
+    is made anew for another model or schedule, for variables that are frozen or freed, and for other shapes of batches.
+
+    Args:
+        loss: as in :func:`diagnose`.
+        noise: as in :func:`diagnose`.
+        seed: as in :func:`diagnose`.
+        slopes: as in :func:`diagnose`.
+
+    Example:
+        >>> import numpy as np
+        >>> from sbp_keras import network
+        >>> net = network("mlp", (4, 4, 1), size=(4, 4), hidden=(8,), time_steps=2)
+        >>> images = np.random.default_rng(1).normal(size=(2, 4, 4, 4, 1)).astype("float32")
+        >>> batches, diagnoser = [(batch, np.arange(4)) for batch in images], Diagnoser()
+        >>> [len(diagnoser(net, batches).weights) for _ in range(2)]
+        [2, 2]
+    """
+
+    def __init__(self, *, loss: Loss | None = None, noise: float = 0.1, seed: int = 0, slopes: int = 0) -> None:
+        self._loss = loss
+        self._options: dict[str, Any] = {"noise": noise, "seed": seed, "slopes": slopes}
+        self._observer: _Observer | None = None
+
+    def __call__(self, model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> Diagnosis:
+        """Return the figures."""
+        if self._observer is None or not self._observer.follows(model):
+            self._observer = _Observer(model, self._loss, native.traced)
+        return _figures(self._observer, batches, **self._options)
+
+
+def _figures(observer: _Observer, batches: Iterable[tuple[Any, Any]], **options: Any) -> Diagnosis:
     pairs = [(ops.convert_to_numpy(images), ops.convert_to_numpy(labels)) for images, labels in batches]
-    return signal.diagnose(_Observer(model, loss), pairs, noise=noise, seed=seed, axes=(0, -1), slopes=slopes)
+    return signal.diagnose(observer, pairs, axes=(0, -1), **options)
 
 
 class WatchCallback(keras.callbacks.Callback):
@@ -116,13 +153,9 @@ class WatchCallback(keras.callbacks.Callback):
         self.batches = list(batches)
         self.looks: list[Look] = []
         self._first = self._taken = 0
+        diagnoser = Diagnoser(loss=loss, noise=noise, seed=seed)
         # self.model, which on JAX puts fit's state back into the variables
-        self._watch = Watch(
-            lambda: diagnose(self.model, self.batches, loss=loss, noise=noise, seed=seed),
-            every=every,
-            folder=folder,
-            tell=tell,
-        )
+        self._watch = Watch(lambda: diagnoser(self.model, self.batches), every=every, folder=folder, tell=tell)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin a list of looks."""
@@ -146,43 +179,58 @@ class WatchCallback(keras.callbacks.Callback):
 
 
 class _Observer:
-    """Runs the model forward and backward as a function of its weights."""
+    """Runs the model forward and backward as a function of its weights.
 
-    def __init__(self, model: keras.Model, loss: Loss | None) -> None:
+    Args:
+        model: the model.
+        loss: of what it gives, None for its own.
+        program: gives a function that computes what its argument does.
+    """
+
+    def __init__(
+        self, model: keras.Model, loss: Loss | None, program: Callable[[_Both], _Both] = lambda function: function
+    ) -> None:
+        if not isinstance(model, keras.Model):
+            raise TypeError(f"model must be a Keras model, got {model!r:.100} of type {type(model).__name__}")
         self._model, self._loss = model, loss
         self._vjp = native.engine().vjp
         self._paths = neuron_paths(model)
         trained = {id(variable) for variable in model.trainable_variables}
         self._trained = {name: v for name, v in _named(model).items() if id(v) in trained}
+        held = {id(variable) for variable in self._trained.values()}
+        self._moving = [variable for variable in model.variables if id(variable) not in held]
+        self._fixed = _fixed(model)
+        # of each shape of images: layers of neurons in the order in which they ran, and nothing to add to their inputs
+        self._nudges: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._both = program(self._differentiated)
+
+    def follows(self, model: keras.Model) -> bool:
+        """Whether it is the same model, and what it computes has not changed but for its values."""
+        return model is self._model and _fixed(model) == self._fixed
 
     def __call__(self, images: NDArray[Any], labels: NDArray[np.integer]) -> Pass:
         """See :class:`sbp_core.signal.Observe`."""
         x, y = ops.convert_to_tensor(images), ops.convert_to_tensor(labels.astype(np.int32))
-        values = [ops.copy(v.value) for v in self._trained.values()]
-        _, inputs = self._run(x, y, values, {})
-        names = list(inputs)
-        kept = {name: _array(value) for name, value in inputs.items()}
-        nudges = [ops.zeros_like(value) for value in inputs.values()]
-
-        def differentiated(*given: Any) -> list[Any]:
-            loss, _ = self._run(x, y, given[: len(values)], dict(zip(names, given[len(values) :], strict=True)))
-            return [loss]
-
-        (loss,), gradients = self._vjp(differentiated, [*values, *nudges], [ops.ones((), images.dtype.name)], "eager")
-        of_inputs = dict(zip(names, map(_array, gradients[len(values) :]), strict=True))
+        values, moving = ([ops.copy(v.value) for v in held] for held in (self._trained.values(), self._moving))
+        if images.shape not in self._nudges:
+            _, seen = self._run(x, y, values, moving, {})
+            self._nudges[images.shape] = {name: ops.zeros_like(value) for name, value in seen.items()}
+        nudges = self._nudges[images.shape]
+        loss, seen_now, of_weights, of_inputs = self._both(x, y, values, moving, list(nudges.values()))
         layers = {self._paths[id(layer)]: layer for layer in _neurons(self._model)}
-        order = list(self._paths.values()) if _spec_of(self._model) is not None else names
+        places = {name: place for place, name in enumerate(nudges)}
+        order = list(self._paths.values()) if _spec_of(self._model) is not None else list(nudges)
         firing = []
-        for name in sorted(names, key=order.index):
+        for name in sorted(nudges, key=order.index):
             spec, decay = layers[name].spec, None
             if layers[name].decay_logit is not None:
                 decay = 1.0 / (1.0 + math.exp(-float(ops.convert_to_numpy(layers[name].decay_logit))))
             if spec.output == "spikes":
                 # time leads there
-                seen, gradient = (np.swapaxes(a, 0, 1) for a in (kept[name], of_inputs[name]))
-                firing.append(signal.fired(name, spec, seen, gradient, decay))
-        of_weights = map(_array, gradients[: len(values)])
-        return Pass(firing, dict(zip(self._trained, of_weights, strict=True)), float(ops.convert_to_numpy(loss)))
+                given, gradient = (np.swapaxes(_array(each[places[name]]), 0, 1) for each in (seen_now, of_inputs))
+                firing.append(signal.fired(name, spec, given, gradient, decay))
+        gradients = dict(zip(self._trained, map(_array, of_weights), strict=True))
+        return Pass(firing, gradients, float(ops.convert_to_numpy(loss)))
 
     def weight(self, name: str) -> NDArray[Any]:
         """See :class:`sbp_core.signal.ObserveMoved`."""
@@ -195,13 +243,28 @@ class _Observer:
             v.value + ops.convert_to_tensor(move, v.dtype) if key == name else ops.copy(v.value)
             for key, v in self._trained.items()
         ]
-        return float(ops.convert_to_numpy(self._run(x, y, values, {})[0]))
+        moving = [ops.copy(v.value) for v in self._moving]
+        return float(ops.convert_to_numpy(self._run(x, y, values, moving, {})[0]))
 
-    def _run(self, images: Any, labels: Any, values: Any, nudges: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _differentiated(self, x: Any, y: Any, values: Any, moving: Any, nudges: Any) -> tuple[Any, Any, Any, Any]:
+        """Return the loss, what went into each layer of neurons, and the gradients of weights and of that."""
+        names, count = list(self._nudges[tuple(x.shape)]), len(values)
+
+        def run(*given: Any) -> list[Any]:
+            loss, seen = self._run(x, y, given[:count], moving, dict(zip(names, given[count:], strict=True)))
+            return [loss, *(seen[name] for name in names)]
+
+        # of the loss alone
+        cotangents = [ops.ones((), x.dtype), *map(ops.zeros_like, nudges)]
+        (loss, *seen), gradients = self._vjp(run, [*values, *nudges], cotangents, "eager")
+        return loss, seen, list(gradients[:count]), list(gradients[count:])
+
+    def _run(
+        self, images: Any, labels: Any, values: Any, moving: Any, nudges: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """Return the loss, and what went into each layer of neurons, by path in the order in which they ran."""
-        moving = [v for v in self._model.variables if not any(v is other for other in self._trained.values())]
         # what moves in training moves in the scope alone
-        scope = [*zip(self._trained.values(), values, strict=True), *((v, ops.copy(v.value)) for v in moving)]
+        scope = [*zip(self._trained.values(), values, strict=True), *zip(self._moving, moving, strict=True)]
         seen: dict[str, Any] = {}
 
         def meet(path: str, inputs: Any) -> Any:
@@ -271,6 +334,12 @@ def neuron_paths(model: keras.Model) -> dict[int, str]:
     names, prefix = layer_names(spec), "main." if isinstance(model, ShortcutModel) else ""
     places = [placed.path for placed in spec.outline() if isinstance(placed.layer, Neuron)]
     return {id(layers[names[path]]): prefix + path for path in places}
+
+
+def _fixed(model: keras.Model) -> Any:
+    """Return what a trace of the model holds beside its values."""
+    schedule = model.schedule if isinstance(model, ShortcutModel) else None
+    return [(id(variable), variable.trainable) for variable in model.variables], schedule
 
 
 def _named(model: keras.Model) -> dict[str, Any]:

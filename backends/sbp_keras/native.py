@@ -29,6 +29,17 @@ def engine() -> Any:
     return importlib.import_module(f"{_adapter()}.engine").make_engine()
 
 
+def traced(function: Any) -> Any:
+    """Return the function as one program for all calls with tensors of the same shapes; on PyTorch as it is.
+
+    TensorFlow's is its graph: XLA takes minutes to compile a deep network for a processor. JAX has no other way.
+    """
+    name = _adapter()
+    if name == "sbp_tf":
+        return importlib.import_module("tensorflow").function(function, autograph=False)
+    return importlib.import_module("jax").jit(function) if name == "sbp_jax" else function
+
+
 def convolves_groups() -> bool:
     """Whether it has the gradient of a convolution by groups on every device.
 

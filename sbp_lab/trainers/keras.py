@@ -74,6 +74,7 @@ class KerasTrainer:
             )
             self._optimizer.build(trained)
         self._soft: bool | None = None
+        self._diagnose: dict[bool, sbp_keras.Diagnoser] = {}
         self._mean = {}
         if options.ema is not None:
             self._mean = {name: ops.copy(ops.convert_to_tensor(v)) for name, v in self._variables.items()}
@@ -139,7 +140,9 @@ class KerasTrainer:
         model = self._model if branches else self._net
         if isinstance(model, sbp_keras.ShortcutModel):
             model.coefficient.assign(coefficient)
-        return sbp_keras.diagnose(model, batches)
+        if branches not in self._diagnose:
+            self._diagnose[branches] = sbp_keras.Diagnoser()
+        return self._diagnose[branches](model, batches)
 
     def weights(self) -> dict[str, Array]:
         """Return the main network's weights."""

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import sbp_keras
+from sbp_core import Constant, LIFSpec
 from tests import signals
 
 
@@ -46,6 +47,58 @@ def test_a_shortcut_is_measured_with_its_branches(net):
     model = sbp_keras.ShortcutModel(net, ["layer1"], 4, coefficient=50.0)
     norms = {neuron.path: neuron.norm for neuron in sbp_keras.diagnose(model, batches()[:2]).neurons}
     assert norms["main.layer1.0.neuron2"] > 10 * norms["main.layer2.0.neuron2"]
+
+
+def own_model():
+    """A model with random numbers, statistics that move, and a coefficient; and batches for it."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((3, 8))
+    x = sbp_keras.BatchNormalization()(keras.layers.Dense(12, name="first")(inputs))
+    x = keras.layers.Dropout(0.5)(sbp_keras.LIF(LIFSpec(threshold=0.3, learn_decay=True), name="spikes")(x))
+    main = keras.Model(inputs, sbp_keras.Readout(3)(x))
+    model = sbp_keras.ShortcutModel(main, ["spikes"], 3, combine="losses", coefficient=0.5)
+    random = np.random.default_rng(0)
+    return model, [(random.normal(size=(6, 3, 8)).astype("float32"), np.arange(6) % 3) for _ in range(3)]
+
+
+def test_looks_again_and_again_are_the_eager_ones_and_leave_nothing():
+    model, own = own_model()
+    diagnoser, losses = sbp_keras.Diagnoser(), []
+    for coefficient, scale in ((0.5, 1.0), (40.0, 1.0), (0.0, 1.5)):
+        model.coefficient.assign(coefficient)
+        model.set_weights([value * scale if value.ndim > 1 else value for value in model.get_weights()])
+        before = [keras.ops.convert_to_numpy(variable).copy() for variable in model.variables]
+        found = diagnoser(model, own)
+        signals.assert_same(found, sbp_keras.diagnose(model, own))
+        after = [keras.ops.convert_to_numpy(variable) for variable in model.variables]
+        assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+        losses.append(found.loss)
+    assert len(set(losses)) == 3
+
+
+def test_a_model_is_traced_once_and_anew_where_it_computes_something_else():
+    model, own = own_model()
+    calls = []
+
+    def loss(given, labels):
+        calls.append(len(given.branches))
+        return keras.ops.mean(keras.ops.square(given.main)) + model.coefficient * keras.ops.mean(given.branches[0])
+
+    diagnoser = sbp_keras.Diagnoser(loss=loss)
+    first = diagnoser(model, own)
+    once, each = len(calls), len(own) + 1
+    model.coefficient.assign(3.0)
+    second = diagnoser(model, own)
+    assert first.loss != second.loss
+    # on PyTorch nothing is traced
+    assert len(calls) - once == (each if keras.backend.backend() == "torch" else 0)
+    model.main.get_layer("first").trainable = False
+    assert [weights.path for weights in diagnoser(model, own).weights] == [
+        weights.path for weights in first.weights if weights.path != "first"
+    ]
+    for value in (2.0, 5.0):
+        model.schedule = Constant(value=value)
+        signals.assert_same(diagnoser(model, own), sbp_keras.diagnose(model, own, loss=loss))
 
 
 def test_mistakes_are_named():
