@@ -36,16 +36,33 @@ def images():
     return np.random.default_rng(11).normal(size=(16, 2, 6, 6)).astype(np.float32)
 
 
+def weights(name, dtype="float32"):
+    """First weights, by canonical name."""
+    return {key: value.astype(dtype) for key, value in WEIGHTS[name].items()}
+
+
 @functools.cache
-def oracle(name):
-    return signal.calibrate(SPECS[name], WEIGHTS[name], scaled_runner(SPECS[name], images()))
+def oracle(name, dtype="float32"):
+    return signal.calibrate(SPECS[name], weights(name, dtype), scaled_runner(SPECS[name], images()))
 
 
-def assert_same(found, name):
-    """Compare a calibration to the oracle's: factors are on a grid, so that they and the rates are the same."""
-    wanted = oracle(name)
+def assert_same(found, name, dtype="float32", held=None):
+    """Compare a calibration to the oracle's: factors are on a grid, so that they, rates and weights are the same.
+
+    Args:
+        found: the calibration.
+        name: of the network.
+        dtype: of the weights.
+        held: the network's weights after it.
+    """
+    wanted = oracle(name, dtype)
     assert found.layers == wanted.layers
     assert list(found.after) == list(wanted.after)
+    # a product in float32 may be rounded twice
+    exact = {"rtol": 1e-15 if dtype == "float64" else 3e-7}
     for part in ("before", "after"):
         for key, value in getattr(wanted, part).items():
-            np.testing.assert_allclose(getattr(found, part)[key], value, rtol=3e-7, err_msg=key)
+            assert getattr(found, part)[key].dtype == dtype
+            np.testing.assert_allclose(getattr(found, part)[key], value, **exact, err_msg=key)
+    for key, value in (weights(name, dtype) | wanted.after).items() if held is not None else ():
+        np.testing.assert_allclose(held[key], value, **exact, err_msg=key)
