@@ -78,7 +78,7 @@ class FollowingCallback(keras.callbacks.Callback):
         if logs is not None:
             logs["coefficient"] = float(self.schedule(self._step))
         if self.schedule.is_due(self._step):
-            self.schedule = self.schedule.after(self._diagnoser(self.model.main, self._batches).early_agreement)
+            self.schedule = self.schedule.seeing(self._diagnoser(self.model.main, self._batches))
 
 
 class ShortcutCallback(keras.callbacks.Callback):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import nn
@@ -24,7 +25,7 @@ class CoefficientScheduler:
         model: a :class:`Shortcut`, or a module that holds one (compiled, distributed, part of a larger model).
         schedule: a resolved :class:`~sbp_core.Schedule`, or any function of the step's number.
         batches: for a :class:`~sbp_core.Following`: pairs of images and labels, always the same ones, on which the
-            agreement of the main network's gradient is measured; the training is not touched by that.
+            main network's gradient is measured; the training is not touched by that.
 
     Raises:
         ValueError: the schedule lacks its ``total_steps`` (or ``steps_per_epoch``), or gives a value that is not
@@ -108,7 +109,7 @@ def after(schedule: Any, step: int, model: Shortcut, batches: list[tuple[Any, An
     """Return the schedule after a training step: a Following looks at the main network, if it is time."""
     if not isinstance(schedule, Following) or not schedule.is_due(step):
         return schedule
-    return schedule.after(diagnose(model.main, batches).early_agreement)
+    return schedule.seeing(diagnose(model.main, batches))
 
 
 def described(schedule: object) -> dict[str, Any] | None:
@@ -118,14 +119,18 @@ def described(schedule: object) -> dict[str, Any] | None:
 
 def changes(then: Mapping[str, Any] | None, now: object) -> str:
     """Return in words where a schedule that was described once differs from that of now; empty if it does not."""
-    current = described(now)
-    if then is None or current is None:
+    if then is None or not isinstance(now, Spec):
         return ""
+    # a field that is newer than the description was at its default then
+    before = {field.name: field.default for field in fields(now)} | dict(then)
+    current = now.to_dict()
     # what a Following measured moves by itself
     names = [
-        name for name in {**then, **current} if name != "signal" and _plain(then.get(name)) != _plain(current.get(name))
+        name
+        for name in {**before, **current}
+        if name != "signal" and _plain(before.get(name)) != _plain(current.get(name))
     ]
-    return ", ".join(f"{name}={then.get(name)!r} and not {current.get(name)!r}" for name in names)
+    return ", ".join(f"{name}={before.get(name)!r} and not {current.get(name)!r}" for name in names)
 
 
 def _plain(value: Any) -> Any:

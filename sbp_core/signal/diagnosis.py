@@ -132,8 +132,25 @@ class Diagnosis:
     @property
     def early_agreement(self) -> float:
         """Mean agreement in the first quarter of the layers with weights, one or more; branches left out."""
-        found = [weights.agreement for weights in self.weights if not weights.path.startswith("branches.")]
-        return float(np.mean(found[: max(1, len(found) // 4)]))
+        found, quarter = self._of_main()
+        return float(np.mean([weights.agreement for weights in found[:quarter]]))
+
+    @property
+    def early_share(self) -> float:
+        r"""How much of the gradient the first layers have, ``f / (f + l)``; 1/2 where it is as large as in the last.
+
+        ``f`` and ``l`` are the mean norms in the first and the last quarter of the layers with weights, one or more;
+        branches left out. 0 where there is no gradient at all.
+        """
+        found, quarter = self._of_main()
+        norms = [weights.gradient for weights in found]
+        first, last = (float(np.mean(part)) for part in (norms[:quarter], norms[-quarter:]))
+        return first / (first + last) if first else 0.0
+
+    def _of_main(self) -> tuple[list[WeightFigures], int]:
+        """Return the layers with weights without those of branches, and how many are a quarter."""
+        found = [weights for weights in self.weights if not weights.path.startswith("branches.")]
+        return found, max(1, len(found) // 4)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; what is not a number is None."""

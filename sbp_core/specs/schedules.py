@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from sbp_core import validation
 from sbp_core.namespace import array_namespace, as_float, is_floating
@@ -237,23 +237,42 @@ class Step(Schedule):
         return value
 
 
+class Early(Protocol):
+    """What a look tells of the gradient in the first blocks."""
+
+    @property
+    def early_agreement(self) -> float:
+        """Cosine between batches."""
+
+    @property
+    def early_share(self) -> float:
+        """Norm, as a share of it and the last blocks'."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Following(Schedule):
-    """A coefficient that follows the signal: branches weigh as much as the main output's gradient lacks in agreement.
+    """A coefficient that follows the signal: branches weigh what the main output's gradient lacks in the first blocks.
 
     ``lambda(i) = initial * fade(i) * clip(1 - s / target, 0, 1)``, with ``fade(i) = 1 - i / I``, the paper's, or 1;
-    ``s`` is the agreement between batches of the main output's own gradient in the first blocks
-    (``Diagnosis.early_agreement`` of the network without its branches), smoothed over the looks ``k`` that are taken
-    every so many steps: ``s_k = smoothing * s_(k-1) + (1 - smoothing) * max(a_k, 0)``, from ``s_1 = max(a_1, 0)`` on.
-    Before the first look ``s`` is 0. A schedule is frozen: :meth:`after` gives the one that goes on from a look.
+    ``s`` is what ``measure`` names of the main output's own gradient, the network without its branches, smoothed over
+    the looks ``k`` that are taken every so many steps: ``s_k = smoothing * s_(k-1) + (1 - smoothing) * max(a_k, 0)``,
+    from ``s_1 = max(a_1, 0)`` on. Before the first look ``s`` is 0. A schedule is frozen: :meth:`seeing` gives the one
+    that goes on from a look.
+
+    - "agreement": ``a`` is the mean cosine between the gradients of two batches in the first quarter of the layers with
+      weights (``Diagnosis.early_agreement``): 0 where the gradient that reaches them is noise.
+    - "share": ``a = f / (f + l)``, with ``f`` and ``l`` the mean norms of the gradients in the first and in the last
+      quarter of these layers (``Diagnosis.early_share``): 0 where the gradient vanishes on its way, 1/2 where as much
+      arrives as there was. It says nothing of whether that is noise.
 
     Attributes:
-        initial: the coefficient where nothing agrees.
-        target: the agreement from which on no branch is needed.
+        initial: the coefficient where nothing agrees, or arrives.
+        target: the measure from which on no branch is needed.
         smoothing: how much of the last looks is kept, in [0, 1).
         every: steps between two looks.
         fade: whether it also falls to 0 by the end, so that the main output is trained alone then.
         signal: ``s`` after the last look; None before the first.
+        measure: "agreement" or "share".
 
     Raises:
         ValueError: a field out of range.
@@ -271,6 +290,7 @@ class Following(Schedule):
     every: int = 200
     fade: bool = True
     signal: float | None = None
+    measure: Literal["agreement", "share"] = "agreement"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -281,6 +301,7 @@ class Following(Schedule):
             raise ValueError("smoothing must be less than 1, got 1.0: no look would count after the first")
         self._set("every", validation.count("every", self.every))
         validation.flag("fade", self.fade)
+        validation.choice("measure", self.measure, ("agreement", "share"))
         if self.signal is not None:
             self._set("signal", validation.within("signal", self.signal, 0.0, 1.0))
 
@@ -288,16 +309,17 @@ class Following(Schedule):
         """Return whether there is a look after training step ``step``: after the first, and every so many."""
         return step == 1 or step % self.every == 0
 
-    def after(self, agreement: float) -> Self:
-        """Return the schedule after a look.
+    def seeing(self, found: Early) -> Self:
+        """Return the schedule after a look: a :class:`~sbp_core.signal.Diagnosis` of the network without branches."""
+        return self.after(found.early_share if self.measure == "share" else found.early_agreement)
 
-        Args:
-            agreement: that was measured; a cosine may be a rounding above 1.
+    def after(self, measured: float) -> Self:
+        """Return the schedule after a look that gave ``measured``; a cosine may be a rounding above 1.
 
         Raises:
             ValueError: it is not finite.
         """
-        now = min(max(validation.finite("agreement", agreement), 0.0), 1.0)
+        now = min(max(validation.finite("measured", measured), 0.0), 1.0)
         last = self.signal
         return self.replace(signal=now if last is None else self.smoothing * last + (1.0 - self.smoothing) * now)
 

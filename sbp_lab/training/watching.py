@@ -92,8 +92,7 @@ class Watching:
         if self._watch is not None:
             self._look(self._watch, step, trainer, coefficient, times)
         if isinstance(self.schedule, Following) and self.schedule.is_due(step):
-            found = trainer.diagnose(self._batches, 0.0, branches=False)
-            self.schedule = self.schedule.after(found.early_agreement)
+            self.schedule = self.schedule.seeing(trainer.diagnose(self._batches, 0.0, branches=False))
 
     def close(self) -> None:
         """Close the files."""

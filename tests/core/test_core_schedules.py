@@ -3,11 +3,12 @@
 import itertools
 import math
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Following, Step
+from sbp_core import Constant, Cosine, Evolutionary, ExponentialSchedule, Following, Schedule, Step
 from sbp_core.reference import backend
 
 TOTAL = 40
@@ -207,6 +208,19 @@ def test_following_keeps_part_of_what_was_seen_before_and_never_leaves_its_range
     assert [step for step in range(1, 9) if Following(every=4).is_due(step)] == [1, 4, 8]
 
 
+class Seen(NamedTuple):
+    early_agreement: float
+    early_share: float
+
+
+def test_following_takes_the_measure_that_it_names_and_a_file_without_one_means_agreement():
+    look = Seen(early_agreement=0.05, early_share=0.3)
+    assert Following(measure="share").seeing(look).signal == 0.3
+    assert Following(measure="agreement").seeing(look).signal == 0.05
+    before = {"kind": "following", "initial": 1.0, "target": 0.2, "smoothing": 0.5, "every": 4, "fade": True}
+    assert Schedule.from_dict(before).seeing(look).signal == 0.05
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -214,6 +228,7 @@ def test_following_keeps_part_of_what_was_seen_before_and_never_leaves_its_range
         ({"smoothing": 1.0}, "smoothing must be less than 1"),
         ({"every": 0}, "every must be at least 1"),
         ({"signal": 1.5}, "signal must lie in"),
+        ({"measure": "size"}, "measure must be one of 'agreement', 'share'"),
     ],
 )
 def test_mistakes_in_what_follows_are_named(fields, said):

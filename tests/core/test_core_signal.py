@@ -150,6 +150,21 @@ def test_a_gradient_of_nothing_agrees_with_none():
     assert weights.is_noise
 
 
+def test_the_first_layers_share_of_the_gradient_is_that_of_the_main_network():
+    (weights, *_), found = signals.oracle().weights, signals.oracle()
+
+    def share(*norms, branch=100.0):
+        layers = [dataclasses.replace(weights, path=f"layer{n}", gradient=norm) for n, norm in enumerate(norms)]
+        layers.append(dataclasses.replace(weights, path="branches.layer1", gradient=branch))
+        return dataclasses.replace(found, weights=tuple(layers)).early_share
+
+    # a quarter of eight layers is two
+    assert share(1.0, 2.0, 9.0, 9.0, 9.0, 9.0, 4.0, 5.0) == pytest.approx(1.5 / (1.5 + 4.5))
+    assert share(3.0, 1.0) == pytest.approx(0.75)
+    assert share(2.0) == 0.5
+    assert share(0.0, 1.0) == share(0.0, 0.0) == 0.0
+
+
 def changed(**figures):
     """The oracle's diagnosis, healthy but for what is changed of ``neurons[1]`` and of weights."""
     found = signals.oracle()

@@ -42,7 +42,7 @@ SPECS = [
     Step(milestones=(0.1, 0.9)),
     Constant(value=0.0),
     Cosine(final=0.1),
-    Following(signal=0.25, fade=False),
+    Following(signal=0.25, fade=False, measure="share"),
     ExponentialSchedule(ratio=0.5),
     *(family() for family in FAMILIES.values()),
 ]

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 import sbp_jax
+from sbp_core import Following
 from tests import signals
 
 
@@ -30,6 +31,13 @@ def test_figures_are_the_oracles_and_nothing_is_left(net):
     assert graph == after_graph
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), state, after)))
     assert type(net.stem.neuron) is sbp_jax.LIF
+
+
+def test_a_coefficient_follows_the_share_of_the_gradient(net):
+    found = sbp_jax.Diagnoser(noise=0.2, seed=5)(net, batches())
+    seen = Following(measure="share").seeing(found).signal
+    assert seen == pytest.approx(signals.oracle().early_share, rel=1e-4)
+    assert 0.1 < seen < 0.9
 
 
 class Own(nnx.Module):

@@ -165,15 +165,24 @@ def test_a_model_that_was_not_compiled_counts_its_steps_too():
     assert (number(model.step), number(model.coefficient)) == (2, 0.25)
 
 
-def test_a_coefficient_follows_the_main_models_agreement():
+@pytest.mark.parametrize("measure", ["agreement", "share"])
+def test_a_coefficient_follows_the_main_models_gradient(measure):
     model = make_model()
     look_at = [(X[:8], Y[:8])] * 2
-    assert sbp_keras.diagnose(model.main, look_at).early_agreement == pytest.approx(1.0)
-    agreement = 1.0
-    callback = sbp_keras.FollowingCallback(Following(initial=0.6, target=2.0, every=4), look_at)
+    looked = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            found = sbp_keras.diagnose(self.model.main, look_at)
+            looked.append(getattr(found, f"early_{measure}"))
+
+    schedule = Following(initial=0.6, target=2.0, every=4, smoothing=0.0, measure=measure)
+    callback = sbp_keras.FollowingCallback(schedule, look_at)
     batches = Batches()
-    model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[callback, batches])
-    seen = [0.0, *[agreement] * 5]
+    model.fit(X, Y, batch_size=8, epochs=2, shuffle=False, verbose=0, callbacks=[callback, Looks(), batches])
+    assert looked[0] == pytest.approx(1.0) if measure == "agreement" else 0.1 < looked[0] < 0.9
+    # after the first step, and after the fourth
+    seen = [0.0, *[looked[0]] * 3, *[looked[3]] * 2]
     wanted = [0.6 * (1 - k / 6) * (1 - s / 2.0) for k, s in enumerate(seen, start=1)]
     np.testing.assert_allclose([log["coefficient"] for log in batches.logs], wanted, atol=1e-6)
     np.testing.assert_allclose(batches.losses, losses_by_hand(model, wanted), rtol=1e-4)

@@ -71,10 +71,10 @@ def test_the_command_watches(tmp_path):
     assert (tmp_path / "run" / "signal" / "signal.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_coefficient_that_follows_the_signal_goes_on_where_it_was(backend, tmp_path):
+@pytest.mark.parametrize(("backend", "measure"), [("torch", "agreement"), ("torch", "share"), ("jax", "share")])
+def test_a_coefficient_that_follows_the_signal_goes_on_where_it_was(backend, measure, tmp_path):
     pytest.importorskip(backend)
-    law = {"coefficient": Following(initial=0.5, target=0.9, every=2), "backend": backend}
+    law = {"coefficient": Following(initial=0.5, target=0.9, every=2, measure=measure), "backend": backend}
     whole, parts = [], []
     wanted, _ = run(tmp_path / "whole", used=whole, **law)
     run(tmp_path / "parts", stop=6, used=parts, **law)

@@ -149,22 +149,32 @@ def test_a_training_that_is_watched_ends_in_the_same_bits(tmp_path):
         sbp_torch.watch(3, batches())
 
 
-def test_a_coefficient_follows_the_main_networks_agreement_and_goes_on(net):
+@pytest.mark.parametrize("measure", ["agreement", "share"])
+def test_a_coefficient_follows_the_main_networks_gradient_and_goes_on(net, measure):
     model = sbp_torch.Shortcut(net, ("layer1",), 4, sample=batches()[0][0])
-    schedule = Following(initial=0.5, target=0.9, every=2, total_steps=8)
+    schedule = Following(initial=0.5, target=0.9, every=2, total_steps=8, measure=measure)
     # gradients of one batch agree
     places = (0, 0, 1)
     look_at = [batches()[place] for place in places]
-    agreement = signals.diagnosed([signals.batches()[place] for place in places]).early_agreement
-    assert agreement > 0.1
+    seen = getattr(signals.diagnosed([signals.batches()[place] for place in places]), f"early_{measure}")
+    assert 0.1 < seen < 0.9
     scheduler = sbp_torch.CoefficientScheduler(model, schedule, batches=look_at)
     assert scheduler.last_value == 0.5 * 7 / 8
-    # the weights do not move: every look sees the oracle's agreement, without the branches
+    # the weights do not move: every look sees the oracle's, without the branches
     scheduler.step()
-    assert scheduler.schedule.signal == pytest.approx(agreement, abs=1e-6)
-    assert scheduler.last_value == pytest.approx(0.5 * 6 / 8 * (1 - agreement / 0.9), abs=1e-6)
+    assert scheduler.schedule.signal == pytest.approx(seen, abs=1e-6)
+    assert scheduler.last_value == pytest.approx(0.5 * 6 / 8 * (1 - seen / 0.9), abs=1e-6)
     again = sbp_torch.CoefficientScheduler(model, schedule, batches=look_at)
     again.load_state_dict(scheduler.state_dict())
+    if measure == "agreement":
+        # what was written before there was another
+        state = scheduler.state_dict()
+        del state["schedule"]["measure"]
+        again.load_state_dict(state)
+    else:
+        other = sbp_torch.CoefficientScheduler(model, schedule.replace(measure="agreement"), batches=look_at)
+        with pytest.raises(ValueError, match="measure='share' and not 'agreement'"):
+            other.load_state_dict(scheduler.state_dict())
     for _ in range(3):
         scheduler.step()
         again.step()
