@@ -30,7 +30,7 @@ class Epoch:
         gradient: mean L2 norm of the gradient of all weights, before clipping.
         first_gradient: mean L2 norm of the first layer's gradient.
         last_gradient: the same of the last layer's weights.
-        coefficient: the branches' at the epoch's last step.
+        coefficient: the branches' at the epoch's last step; None where there are none.
         learning_rate: at the epoch's last step.
         firing_rate: mean spikes a neuron and step on test samples.
         seconds: of the epoch, its test included.

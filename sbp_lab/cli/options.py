@@ -99,10 +99,16 @@ def read(recipe: str | None, changes: Mapping[str, Any], resume: object = None) 
     if recipe in networks.NETWORKS and recipe not in recipes.names():
         recipe, changes = None, {"net": recipe} | dict(changes)
     with blamed_on("--resume" if resume is not None else "RECIPE"):
-        base = recipes.load(recipe or "digits") if resume is None else recipes.read(Path(str(resume)) / "recipe.toml")
+        base = recipes.load(recipe or "digits") if resume is None else _of_run(Path(str(resume)))
     values = parsed(changes)
     with blamed_on(among=changes):
         return changed(base, values)
+
+
+def _of_run(folder: Path) -> Recipe:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    return recipes.read(folder / "recipe.toml")
 
 
 def parsed(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -236,7 +236,7 @@ class _Session:
             gradient=sums.mean("gradient"),
             first_gradient=sums.mean("first_gradient"),
             last_gradient=sums.mean("last_gradient"),
-            coefficient=coefficient,
+            coefficient=None if self.recipe.schedule is None else coefficient,
             learning_rate=rate,
             firing_rate=firing,
             seconds=earlier + time.perf_counter() - clock,

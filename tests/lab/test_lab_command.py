@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import sbp_torch
-from sbp_core import Constant, Cosine, Evolutionary, LIFSpec, LossSpec, Triangle, network_spec, registry
+from sbp_core import Constant, Cosine, Evolutionary, Following, LIFSpec, LossSpec, Triangle, network_spec, registry
 from sbp_lab import comparison, recipes, results, trainers, training
 from sbp_lab.cli.commands.demo import COMPARED
 from sbp_lab.cli.options import changed, parsed
@@ -164,8 +164,10 @@ def words(done):
         (["train", "--augment", "[1,"], "--augment", "augment must be written as in TOML, got '[1,'"),
         (["train", "--frames.steps", "2"], "--frames", "frames must be None for digits, whose samples are images"),
         (["train", "--method", "vanilla", "--coefficient.initial", "1"], "--coefficient.initial", "has no branches"),
-        (["train", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),
-        (["compare", "--resume", "nowhere"], "--resume", "there is no file nowhere/recipe.toml"),
+        (["train", "--resume", "nowhere"], "--resume", "there is no folder nowhere"),
+        (["train", "--resume", "."], "--resume", "there is no file recipe.toml"),
+        (["compare", "--resume", "nowhere"], "--resume", "there is no folder nowhere"),
+        (["compare", "--resume", "."], "--resume", "there is no file recipe.toml"),
         (["train", "digits", "--resume", "nowhere"], None, "RECIPE must be left out with --resume"),
         (["train", "--epoch", "3"], None, "--epoch. Did you mean --epochs?"),
         (["trian"], None, 'Unknown command "trian". Did you mean "train"?'),
@@ -208,6 +210,11 @@ RESNET = network_spec("resnet18").neuron
         ({"loss.combine": "losses"}, "loss", LossSpec(combine="losses")),
         ({"coefficient": "cosine"}, "coefficient", Cosine()),
         ({"coefficient.initial": 0.5}, "coefficient", Evolutionary(initial=0.5)),
+        (
+            {"method": "following", "coefficient.measure": "share"},
+            "coefficient",
+            Following(initial=1.0, measure="share"),
+        ),
         ({"method": "shortcut", "coefficient.value": 0.5}, "coefficient", Constant(value=0.5)),
         # the network's own neuron, but for what is given
         ({"neuron.decay": 0.25}, "neuron", RESNET.replace(decay=0.25)),

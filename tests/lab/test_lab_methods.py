@@ -7,10 +7,12 @@ import pytest
 
 from sbp_core import Constant, Evolutionary, LossSpec, network_spec
 from sbp_core.specs.networks.blocks import with_blocks
+from sbp_lab.cli.progress import line
 from sbp_lab.data import open_data
 from sbp_lab.methods import METHODS, PAPERS, method_of, read_method
 from sbp_lab.recipe import Recipe
 from sbp_lab.results import Cell, Comparison, Plan
+from sbp_lab.training import train
 from sbp_lab.training.setup import build, network_of, options_of
 from tests.lab.command import sbp
 
@@ -64,6 +66,15 @@ def after_two_steps(recipe):
         if step == 2:
             return built.trainer.state()
     return None
+
+
+@pytest.mark.parametrize(("method", "said"), [("vanilla", None), ("evolutionary", "coefficient 0,"), ("tet", None)])
+def test_only_a_run_with_branches_tells_their_coefficient(method, said, tmp_path):
+    recipe = Recipe(net="mlp", time_steps=1, batch_size=512, epochs=1, method=method)
+    (epoch,) = train(recipe, tmp_path / "run", source=DIGITS).epochs
+    told = line(epoch)
+    assert ("coefficient" in told) == (said is not None)
+    assert said is None or said in told
 
 
 def test_methods_compose_to_the_same_bits_as_the_fields_they_stand_for():
