@@ -100,7 +100,8 @@ class AutogradEngine:
         def cross_entropy(logits):
             return soft_cross_entropy(logits, shares, **ours)
 
-        return compose_loss(spec, output, coefficient, cross_entropy=cross_entropy, detach=detach, **ours)
+        others = {"labels": labels if labels.ndim == 1 else labels.argmax(-1), "detach": detach, **ours}
+        return compose_loss(spec, output, coefficient, cross_entropy=cross_entropy, **others)
 
     def run(self, function, mode):
         return function

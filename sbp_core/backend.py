@@ -202,7 +202,7 @@ class Backend(Declared, Protocol):
     ) -> LossResult:
         """Compose main and branch logits into ``spec``'s loss and differentiate.
 
-        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.per_step``; the labels are
+        The logits are ``(batch, classes)``, or ``(time, batch, classes)`` where ``spec.timed``; the labels are
         classes, ``(batch,)``, or soft, ``(batch, classes)`` of the logits' dtype. The equations are those of
         :func:`sbp_core.composition.compose_loss`, which computes them in any framework.
         """

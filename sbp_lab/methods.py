@@ -92,10 +92,45 @@ METHODS: dict[str, Method] = {
             },
         ),
         Method(
+            name="reliable",
+            summary="losses, all learn 0.3 from the mean of those that are right, coefficient 1",
+            source="Zhao et al. 2025, Enhanced Self-Distillation: its teacher",
+            states={
+                "coefficient": Constant(value=1.0),
+                "loss.combine": "losses",
+                "loss.distillation": 0.3,
+                "loss.teacher": "right",
+            },
+        ),
+        Method(
             name="tet",
             summary="a loss of every time step",
             source="Deng et al. 2022, temporal efficient training",
             states={"loss.per_step": True},
+        ),
+        Method(
+            name="staged",
+            summary="losses of main output and branches at every time step, coefficient 1 to 0",
+            source="after Liu et al. 2025, DeepTAGE: its supervision",
+            states={"coefficient": Evolutionary(initial=1.0), "loss.combine": "losses", "loss.per_step": True},
+        ),
+        Method(
+            name="strong-to-weak",
+            summary="the time step that is surest teaches the one that is least sure",
+            source="Ding et al. 2025, the Strong and the Weak, Eq. 3-7",
+            states={"loss.step_distillation": 1.0, "loss.temperature": 2.0},
+        ),
+        Method(
+            name="weak-to-strong",
+            summary="the time step that is least sure teaches the one that is surest",
+            source="Ding et al. 2025, Eq. 8-10",
+            states={"loss.step_distillation": 1.0, "loss.step_teacher": "weak", "loss.temperature": 2.0},
+        ),
+        Method(
+            name="right-to-wrong",
+            summary="a sample's time steps that are right teach those that are wrong",
+            source="after Dong et al. 2023; Sun et al. 2026, SeAl",
+            states={"loss.step_distillation": 1.0, "loss.step_teacher": "right", "loss.temperature": 2.0},
         ),
         Method(
             name="plif",

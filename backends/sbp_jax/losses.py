@@ -20,7 +20,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output, label smoothing.
+    distillation of the branches and between time steps, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -45,7 +45,7 @@ class ShortcutLoss:
         """Return the composed loss, a scalar.
 
         Args:
-            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
+            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.timed``; and the
                 branches'.
             labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches, a number or a scalar array, traced or not.
@@ -75,6 +75,7 @@ class ShortcutLoss:
             self.spec,
             output,
             scalar(coefficient, main.dtype),
+            labels=jnp.argmax(labels, axis=-1) if soft else labels,
             cross_entropy=cross_entropy,
             log_softmax=jax.nn.log_softmax,
             detach=lax.stop_gradient,

@@ -15,11 +15,24 @@ from sbp_core.specs.losses import Combine, LossSpec, as_loss
 from sbp_keras.numerics import cross_entropy, mean, scalar
 
 
-def _everywhere(x: Any) -> Any:
-    return mean(x, tuple(range(len(x.shape))))
+def _average(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+    found = mean(x, tuple(range(len(x.shape))) if axis is None else (axis,))
+    return ops.expand_dims(found, axis) if keepdims else found
 
 
-_NAMESPACE = SimpleNamespace(mean=_everywhere, sum=ops.sum, exp=ops.exp, where=ops.where)
+#: Names of the array API, as far as the core's formula needs them.
+_ARRAYS = {
+    "argmax": ops.argmax,
+    "exp": ops.exp,
+    "expand_dims": ops.expand_dims,
+    "max": ops.max,
+    "min": ops.min,
+    "ones_like": ops.ones_like,
+    "stack": ops.stack,
+    "sum": ops.sum,
+    "where": ops.where,
+}
+_NAMESPACE = SimpleNamespace(mean=_average, **_ARRAYS)
 
 
 class ShortcutLoss:
@@ -27,7 +40,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output, label smoothing.
+    distillation of the branches and between time steps, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -53,7 +66,7 @@ class ShortcutLoss:
         """Return the composed loss, a scalar.
 
         Args:
-            output: main logits ``(batch, classes)``, ``(batch, time, classes)`` where ``spec.per_step``; and the
+            output: main logits ``(batch, classes)``, ``(batch, time, classes)`` where ``spec.timed``; and the
                 branches'.
             labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches; a number or a scalar tensor.
@@ -75,23 +88,51 @@ class ShortcutLoss:
                 )
         if soft:
             labels = ops.cast(labels, main.dtype)
-        if self.spec.per_step:
-            labels = ops.expand_dims(labels, 1)
 
         def entropy(logits: Any) -> Any:
+            wanted = ops.expand_dims(labels, 1) if len(logits.shape) == 3 else labels
             if soft:
-                return soft_cross_entropy(logits, labels, log_softmax=ops.log_softmax, xp=_NAMESPACE)
-            return cross_entropy(logits, ops.broadcast_to(labels, ops.shape(logits)[:-1]))
+                return soft_cross_entropy(logits, wanted, log_softmax=ops.log_softmax, xp=_NAMESPACE)
+            return cross_entropy(logits, ops.broadcast_to(wanted, ops.shape(logits)[:-1]))
 
         return compose_loss(
             self.spec,
             output,
             scalar("coefficient", coefficient, main.dtype),
+            labels=classes_of(labels),
             cross_entropy=entropy,
             log_softmax=ops.log_softmax,
             detach=ops.stop_gradient,
             xp=_NAMESPACE,
+            time_axis=1,
         )
+
+
+def classes_of(labels: Any) -> Any:
+    """Return the class of each label, ``(batch,)``: integer classes as they are, of shares the largest.
+
+    Args:
+        labels: as Keras's losses take them: ``(batch,)``, ``(batch, 1)``, or one-hot or soft, ``(batch, classes)``.
+
+    Raises:
+        ValueError: labels of another rank, or of several outputs.
+
+    Example:
+        >>> import numpy as np
+        >>> ops.convert_to_numpy(classes_of(np.array([[0.1, 0.9], [1.0, 0.0]]))).tolist()
+        [1, 0]
+    """
+    arrays = keras.tree.flatten(labels)
+    if len(arrays) != 1 or len(arrays[0].shape) not in (1, 2):
+        shapes = [tuple(each.shape) for each in arrays]
+        raise ValueError(
+            f"labels must be one array, (batch,) or (batch, classes), where those that are right teach; got {shapes}"
+        )
+    (given,) = arrays
+    given = ops.convert_to_tensor(given)
+    if len(given.shape) == 2:
+        return ops.argmax(given, axis=-1) if given.shape[1] != 1 else ops.cast(given[:, 0], "int32")
+    return ops.cast(given, "int32")
 
 
 class StepLoss:
@@ -127,7 +168,7 @@ class StepLoss:
         if len(reductions) > 1:
             raise ValueError("the losses given to compile() must all sum over the batch, or none; some do")
         self._sums = reductions.pop()
-        self.namespace = SimpleNamespace(mean=self._mean, sum=ops.sum, exp=ops.exp, where=ops.where)
+        self.namespace = SimpleNamespace(mean=self._mean, **_ARRAYS)
 
     def __call__(self, logits: Any) -> Any:
         """Return the loss, a scalar."""
@@ -156,8 +197,10 @@ class StepLoss:
         """Return the dtype of a loss of these logits: Keras computes losses in ``floatx``."""
         return "float64" if keras.backend.standardize_dtype(logits.dtype) == "float64" else keras.backend.floatx()
 
-    def _mean(self, values: Any) -> Any:
-        """Return the mean of ``(batch, ...)``, of masked logits over the steps that count."""
+    def _mean(self, values: Any, axis: int | None = None, keepdims: bool = False) -> Any:
+        """Return the mean of ``(batch, ...)``, of masked logits over the steps that count; or over an axis."""
+        if axis is not None:
+            return _average(values, axis, keepdims)
         if self._share is not None:
             share = ops.cast(self._share, values.dtype)
             values = values * ops.reshape(share, (*ops.shape(share), *[1] * (len(values.shape) - 2)))
@@ -193,7 +236,7 @@ def _mean(values: Any) -> Any:
     ones = ops.ones((1,), values.dtype)
     share = _Itself(name="share", dtype=keras.backend.standardize_dtype(values.dtype))(ones, ones)
     # not all of it as a Keras loss, which divides in float32 on PyTorch (Keras 3.15)
-    return _everywhere(values) * share
+    return _average(values) * share
 
 
 class _Itself(keras.losses.Loss):

@@ -18,7 +18,7 @@ from sbp_core.specs.shortcut import ShortcutSpec
 from sbp_core.taps import Channels, TapLayout
 from sbp_keras import numerics, private
 from sbp_keras.branches import Branch, make_branches
-from sbp_keras.losses import StepLoss
+from sbp_keras.losses import StepLoss, classes_of
 from sbp_keras.readout import mean_over_time, renamed
 from sbp_keras.taps import TapModel, time_axis_of
 
@@ -111,13 +111,14 @@ class ShortcutModel(keras.Model):
             raise TypeError("net must not be a ShortcutModel: it has its branches; wrap net.main with all the taps")
         loss = _loss_spec(combine, loss_spec)
         spec = ShortcutSpec(taps=cast("tuple[str, ...]", taps), combine=loss.combine)
-        tapped = TapModel(net, spec, per_step=loss.per_step)
+        tapped = TapModel(net, spec, per_step=loss.timed)
         validation.count("num_classes", num_classes)
         if tuple(net.output_shape)[1:] != (num_classes,):
             raise ValueError(f"net must give (batch, {num_classes}), num_classes logits; it gives {net.output_shape}")
         place = time_axis_of(net, tapped.tensors, time_axis)
-        if loss.per_step and place is None:
-            raise ValueError("loss_spec must not be per_step where time_axis is None: there are no time steps")
+        if loss.timed and place is None:
+            asked = "per_step" if loss.per_step else "of step_distillation"
+            raise ValueError(f"loss_spec must not be {asked} where time_axis is None: there are no time steps")
         # autocast off: the net takes its inputs as they are, as it does without us
         super().__init__(dtype=dtype or tapped.dtype_policy, autocast=False, **arguments)
         self.spec = spec
@@ -136,7 +137,7 @@ class ShortcutModel(keras.Model):
             num_classes,
             self.dtype_policy,
             layouts={tap: TapLayout(time_axis=place, channels=where[tap], time_steps=time_steps) for tap in spec.taps},
-            per_step=loss.per_step,
+            per_step=loss.timed,
         )
         # a float32 coefficient would round a float64 net's logits
         precision = "float64" if net.outputs[0].dtype == "float64" else "float32"
@@ -207,9 +208,10 @@ class ShortcutModel(keras.Model):
         """Return the compiled loss; of main and branches apart, or of every step, what ``loss_spec`` makes of it.
 
         Raises:
-            ValueError: there is no compiled loss to compose, or sample weights of another shape.
+            ValueError: there is no compiled loss to compose, sample weights of another shape, labels that are no
+                classes where a teacher is one that is right, or a mask and ``step_distillation``.
         """
-        if not _has_time(_main(y_pred)):
+        if not (_has_time(_main(y_pred)) and self.loss_spec.per_step):
             sample_weight = self._of_samples(sample_weight)
         if not isinstance(y_pred, ShortcutOutput):
             smoothed = training and self.loss_spec.label_smoothing > 0.0
@@ -220,15 +222,22 @@ class ShortcutModel(keras.Model):
         if compiled is None:
             raise ValueError("compile() must be given a loss, the one that main and branches are held to; got None")
         mask = private.mask_of(y_pred.main) if _has_time(y_pred.main) else None
+        if mask is not None and self.loss_spec.step_distillation:
+            raise ValueError(
+                f"step_distillation must be 0 where a mask leaves steps out, got {self.loss_spec.step_distillation:g}: "
+                "the steps of a batch are compared with each other"
+            )
         each = StepLoss(compiled, self.loss, y, sample_weight, mask, self.loss_spec.label_smoothing)
         composed = compose_loss(
             self.loss_spec.replace(label_smoothing=0.0),  # it is in the loss, where samples have their weights
             y_pred,
             ops.cast(self._coefficient, each.dtype(y_pred.main)),
+            labels=classes_of(y) if self.loss_spec.needs_classes else None,
             cross_entropy=each,
             log_softmax=ops.log_softmax,
             detach=ops.stop_gradient,
             xp=each.namespace,
+            time_axis=1,
         )
         return sum((ops.cast(ops.sum(loss), composed.dtype) for loss in self.losses), composed)
 

@@ -15,7 +15,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output.
+    distillation of the branches and between time steps.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -43,7 +43,7 @@ class ShortcutLoss:
         """Return the composed loss, a scalar of the logits' dtype.
 
         Args:
-            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
+            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.timed``; and the
                 branches'.
             labels: integer classes, ``(batch,)``.
             coefficient: the weight of the branches; a number or a scalar tensor.
@@ -59,12 +59,12 @@ class ShortcutLoss:
             raise TypeError(f"labels must be integer classes, got {labels.dtype.name}")
         main = tf.convert_to_tensor(output.main)
         self.spec.check_logits(tuple(main.shape), tuple(labels.shape))
-        targets = tf.broadcast_to(labels, tf.shape(main)[:-1])
         return compose_loss(
             self.spec,
             output,
             tf.cast(coefficient, main.dtype),
-            cross_entropy=lambda logits: _cross_entropy(logits, targets),
+            labels=tf.cast(labels, tf.int64),
+            cross_entropy=lambda logits: _cross_entropy(logits, labels),
             log_softmax=tf.nn.log_softmax,
             detach=tf.stop_gradient,
             xp=namespace,
@@ -72,4 +72,5 @@ class ShortcutLoss:
 
 
 def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    targets = tf.broadcast_to(labels, tf.shape(logits)[:-1])
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits))

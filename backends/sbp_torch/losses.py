@@ -16,7 +16,7 @@ class ShortcutLoss(nn.Module):
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches from the main output, label smoothing.
+    distillation of the branches and between time steps, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -43,7 +43,7 @@ class ShortcutLoss(nn.Module):
         """Return the composed loss, a scalar.
 
         Args:
-            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.per_step``; and the
+            output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.timed``; and the
                 branches'.
             labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches; a number or a 0-d tensor.
@@ -80,6 +80,7 @@ class ShortcutLoss(nn.Module):
             self.spec,
             output,
             coefficient,
+            labels=labels.argmax(-1) if soft else labels,
             cross_entropy=cross_entropy,
             log_softmax=log_softmax,
             detach=Tensor.detach,

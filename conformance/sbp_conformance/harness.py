@@ -201,7 +201,7 @@ class Harness:
                 return [self._engine.loss(spec, ShortcutOutput(main, tuple(branches)), targets, coefficient)]
 
             def turned(logits: Array) -> Array:
-                return self._turned(logits, mode) if spec.per_step else logits
+                return self._turned(logits, mode) if spec.timed else logits
 
             inputs = [*map(turned, (main, *branches)), np.asarray(coefficient)]
             (value,), (*gradients, _) = self._vjp(run, inputs, [np.ones(())], dtype, mode)

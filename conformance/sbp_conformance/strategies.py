@@ -1,4 +1,4 @@
-"""Hypothesis strategies: neurons of the whole family, and cases of them. They need hypothesis, as the suite does not.
+"""Hypothesis strategies: neurons and losses of every kind, and cases of them. They need hypothesis; the suite does not.
 
 from hypothesis import given
 from sbp_conformance import strategies
@@ -10,14 +10,16 @@ assert not [f.problem for f in case.run(my_backend, dtype="float64", mode="eager
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
 from sbp_conformance.levels.base import Tolerance, tolerances
+from sbp_conformance.levels.loss import LossCase
 from sbp_conformance.levels.neuron import NeuronCase
 from sbp_conformance.precision import FULL
-from sbp_core import LIFSpec, Surrogate
+from sbp_core import LIFSpec, LossSpec, Surrogate
+from sbp_core.specs.losses import Combine, StepTeacher, Teacher
 from sbp_core.specs.surrogates import FAMILIES, StraightThrough
 
 _SHAPE = (4, 2, 3)  # one shape: a framework that compiles each operation does so once
@@ -84,4 +86,42 @@ def neuron_cases(draw: st.DrawFn) -> NeuronCase:
         attempts=_ATTEMPTS,
         dtypes=FULL,
         tolerances=allowed,
+    )
+
+
+@st.composite
+def loss_specs(draw: st.DrawFn) -> LossSpec:
+    """Return losses: every composition, supervision, teacher of branches and of steps, temperature and smoothing."""
+    combine = draw(st.sampled_from(get_args(Combine)))
+    fields: dict[str, Any] = {
+        "combine": combine,
+        "label_smoothing": draw(st.just(0.0) | _decimals(0.0, 1.0)),
+        "per_step": draw(st.booleans()),
+        "level_weight": draw(_decimals(0.0, 1.0)),
+        "level": draw(_decimals(-2.0, 2.0)),
+        "distillation": draw(_decimals(0.0, 1.0)) if combine == "losses" else 0.0,
+        "teacher": draw(st.sampled_from(get_args(Teacher))),
+        "temperature": draw(_decimals(0.5, 4.0)),
+        "detach_teacher": draw(st.booleans()),
+        "step_distillation": draw(st.just(0.0) | _decimals(0.1, 2.0)),
+        "step_teacher": draw(st.sampled_from(get_args(StepTeacher))),
+    }
+    return LossSpec(**fields)
+
+
+@st.composite
+def loss_cases(draw: st.DrawFn) -> LossCase:
+    """Return cases of the loss level, off every tie of who teaches as all its cases are."""
+    seed = draw(st.integers(0, _SEEDS - 1))
+    return LossCase(
+        name=f"random-{seed}",
+        seed=seed,
+        spec=draw(loss_specs()),
+        branches=draw(st.integers(0, 3)),
+        coefficient=draw(_decimals(-1.0, 2.0)),
+        shape=(6, 4),
+        time_steps=3,
+        dtypes=FULL,
+        # a distance near 0 of logits of a few: rounding is relative to those, and the gradients may all but cancel
+        tolerances=tolerances(40) | {"float32": Tolerance(value=1e-5, gradient=1e-4)},
     )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 from sbp_core import validation
 from sbp_core.inputs import FLOATING
 from sbp_core.specs.base import Spec
 from sbp_core.specs.shortcut import Combine as Combine
+
+#: Who teaches by distillation: the main output; or the mean of those outputs that say the label's class.
+Teacher = Literal["main", "right"]
+#: Which time step teaches another: the surest the least sure, the other way round, or those that are right the wrong.
+StepTeacher = Literal["strong", "weak", "right"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +28,15 @@ class LossSpec(Spec):
         per_step: supervise every time step (TET, Deng et al. 2022); the logits then have a time axis.
         level_weight: m, the share of the pull of per-step logits towards ``level``.
         level: phi; the threshold, in the TET paper.
-        distillation: alpha, the share of the main output's softened classes in what a branch learns from.
-        temperature: tau, that softens them.
-        detach_teacher: whether distillation leaves the main output alone.
+        distillation: alpha, the share of the teacher's softened classes in what a branch learns from.
+        teacher: "main", the main output, the deepest; "right", the mean of those of main output and branches that say
+            the label's class, from which the main output learns too. A sample that none gets right is left out.
+        temperature: tau, that softens the classes of teacher and student.
+        detach_teacher: whether what a student learns leaves its teacher alone.
+        step_distillation: beta, the weight of what time steps learn from each other; the logits then have a time axis.
+        step_teacher: "strong", the step with the surest classes, mean over the batch, teaches the least sure; "weak",
+            the other way round; "right", the mean of a sample's steps that say the label's class teaches those that
+            do not.
 
     Raises:
         ValueError: a field out of range, or distillation of logits that have no loss of their own.
@@ -39,8 +50,11 @@ class LossSpec(Spec):
     level_weight: float = 1e-3
     level: float = 1.0
     distillation: float = 0.0
+    teacher: Teacher = "main"
     temperature: float = 3.0
     detach_teacher: bool = True
+    step_distillation: float = 0.0
+    step_teacher: StepTeacher = "strong"
 
     def __post_init__(self) -> None:
         validation.choice("combine", self.combine, get_args(Combine))
@@ -51,11 +65,27 @@ class LossSpec(Spec):
         self._set("distillation", validation.within("distillation", self.distillation, 0.0, 1.0))
         self._set("temperature", validation.positive("temperature", self.temperature))
         validation.flag("detach_teacher", self.detach_teacher)
+        validation.choice("teacher", self.teacher, get_args(Teacher))
+        self._set("step_distillation", validation.finite("step_distillation", self.step_distillation))
+        if self.step_distillation < 0.0:
+            raise ValueError(f"step_distillation must be at least 0, got {self.step_distillation!r}")
+        validation.choice("step_teacher", self.step_teacher, get_args(StepTeacher))
         if self.distillation and self.combine == "logits":
             raise ValueError(
                 f"distillation must be 0 with combine='logits', got {self.distillation!r}: summed branches have no "
                 "loss of their own; use combine='losses'"
             )
+
+    @property
+    def timed(self) -> bool:
+        """Whether it needs the logits of every time step: they have an axis of time."""
+        return self.per_step or self.step_distillation > 0.0
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether a teacher is one that is right, so that labels must be classes, or have a largest one."""
+        of_outputs = self.distillation > 0.0 and self.teacher == "right"
+        return of_outputs or (self.step_distillation > 0.0 and self.step_teacher == "right")
 
     def check_logits(
         self,
@@ -68,7 +98,7 @@ class LossSpec(Spec):
         """Return whether the labels are soft; raise unless logits and labels fit this loss and each other.
 
         Args:
-            logits: ``(batch, classes)``, or with an axis of time more where ``per_step``; None is a size not known.
+            logits: ``(batch, classes)``, or with an axis of time more where ``timed``; None is a size not known.
             labels: integer classes, ``(batch,)``; or soft ones, floating probabilities, ``(batch, classes)``.
             labels_dtype: name of the labels' dtype, with or without the framework's prefix.
             batch_axis: which axis of the logits the labels have.
@@ -83,10 +113,12 @@ class LossSpec(Spec):
             ...
             ValueError: logits must have 3 axes, time among them, with per_step=True, got shape (2, 10)
         """
-        rank = 3 if self.per_step else 2
-        if len(logits) != rank:
-            axes = "3 axes, time among them," if self.per_step else "shape (batch, classes)"
-            raise ValueError(f"logits must have {axes} with per_step={self.per_step}, got shape {tuple(logits)}")
+        if len(logits) != (3 if self.timed else 2):
+            axes = "3 axes, time among them," if self.timed else "shape (batch, classes)"
+            by = f"per_step={self.per_step}"
+            if self.step_distillation:
+                by = f"step_distillation={self.step_distillation:g}"
+            raise ValueError(f"logits must have {axes} with {by}, got shape {tuple(logits)}")
         batch, classes = logits[batch_axis], logits[-1]
         name = labels_dtype.rpartition(".")[2]
         soft = name in FLOATING

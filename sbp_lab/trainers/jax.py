@@ -279,7 +279,7 @@ def _own(network: Network, options: TrainerOptions) -> tuple[Any, NetworkSpec | 
 
 def _net(spec: NetworkSpec, options: TrainerOptions) -> sbp_jax.Network:
     dtype = _DTYPES[options.precision]
-    return sbp_jax.Network(spec, per_step=options.loss.per_step, dtype=dtype, rngs=nnx.Rngs(options.seed))
+    return sbp_jax.Network(spec, per_step=options.loss.timed, dtype=dtype, rngs=nnx.Rngs(options.seed))
 
 
 def _wrapped(net: Any, network: Any, options: TrainerOptions) -> Any:

@@ -343,7 +343,7 @@ def _build(network: Network, options: TrainerOptions) -> tuple[keras.Model, Netw
     time = [None] if options.events or not network.repeats else []
     shape = (*time, *network.image_size, network.in_channels)
     # a ShortcutModel takes the mean over time off by itself
-    per_step = options.loss.per_step and not options.taps
+    per_step = options.loss.timed and not options.taps
     return sbp_keras.network(network, shape, per_step=per_step, dtype=policy), network
 
 

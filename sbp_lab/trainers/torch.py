@@ -309,7 +309,7 @@ def _build(network: Network, options: TrainerOptions) -> tuple[nn.Module, Networ
             time = [network.time_steps] if options.events else []
             return net, None, torch.zeros(*time, 2, network.in_channels, *network.size)
         network = net
-    return sbp_torch.Network(network, options.loss.per_step), network, None
+    return sbp_torch.Network(network, options.loss.timed), network, None
 
 
 def _optimizer(spec: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

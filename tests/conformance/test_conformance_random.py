@@ -7,7 +7,7 @@ import pytest
 
 from sbp_conformance import Selection, cases_of, levels, run_backend
 from sbp_conformance.run import matching
-from sbp_core import LIFSpec
+from sbp_core import LIFSpec, LossSpec
 from sbp_core.reference.backend import ReferenceBackend
 
 
@@ -22,7 +22,7 @@ class Recording(ReferenceBackend):
 
 def specs(**fields):
     backend = Recording()
-    (outcome,) = run_backend(backend, Selection(levels=["random"], dtypes=["float64"], **fields))
+    (outcome,) = run_backend(backend, Selection(cases=["random-neurons"], dtypes=["float64"], **fields))
     assert outcome.passed
     assert {finding.quantity for finding in outcome.findings} >= {"spikes", "gradient of the input"}
     return backend.specs
@@ -55,11 +55,40 @@ class RestIgnored(ReferenceBackend):
 
 
 def test_a_fault_is_found_and_told_as_a_spec_that_still_fails():
-    (outcome,) = run_backend(RestIgnored(), Selection(levels=["random"], dtypes=["float64"]))
+    (outcome,) = run_backend(RestIgnored(), Selection(cases=["random-neurons"], dtypes=["float64"]))
     (told,) = [problem for problem in outcome.problems if problem.startswith("neuron: seed=")]
     spec = LIFSpec.from_json(re.search(r"spec=(.*)", told).group(1))
     assert spec.rest != 0.0
     assert any("off by" in problem or "differ" in problem for problem in outcome.problems)
+
+
+class MainTeaches(ReferenceBackend):
+    def __init__(self):
+        self.specs = []
+
+    def loss(self, *arguments, spec, **options):
+        self.specs.append(spec)
+        return super().loss(*arguments, spec=spec.replace(teacher="main"), **options)
+
+
+def test_losses_of_every_kind_are_made_up_and_a_fault_in_one_is_told():
+    backend = MainTeaches()
+    (outcome,) = run_backend(backend, Selection(cases=["random-losses"], dtypes=["float64"]))
+    (told,) = [problem for problem in outcome.problems if problem.startswith("loss: seed=")]
+    spec = LossSpec.from_json(re.search(r"spec=(.*)", told).group(1))
+    assert spec.teacher == "right"
+    assert spec.distillation > 0.0
+    backend = Faultless()
+    (outcome,) = run_backend(backend, Selection(cases=["random-losses"], dtypes=["float64"]))
+    assert outcome.passed
+    for field in ("combine", "per_step", "teacher", "step_teacher", "detach_teacher", "timed", "needs_classes"):
+        assert len({getattr(spec, field) for spec in backend.specs}) > 1, field
+
+
+class Faultless(MainTeaches):
+    def loss(self, *arguments, spec, **options):
+        self.specs.append(spec)
+        return ReferenceBackend.loss(self, *arguments, spec=spec, **options)
 
 
 def test_a_search_shrinks_what_it_finds():
@@ -69,7 +98,7 @@ def test_a_search_shrinks_what_it_finds():
                 raise KeyError("no synapse")
             return super().neuron(spec, *arguments, **options)
 
-    selection = Selection(levels=["random"], dtypes=["float64"], examples=20)
+    selection = Selection(cases=["random-neurons"], dtypes=["float64"], examples=20)
     (outcome,) = run_backend(FailsWithASynapse(), selection)
     assert "call: raised KeyError: 'no synapse'" in outcome.problems
     spec = LIFSpec.from_json(re.search(r"spec=(.*)", outcome.problems[-1]).group(1))

@@ -159,6 +159,20 @@ LOSSES = {
         label_smoothing=0.3, per_step=True, level_weight=0.2, distillation=0.5, detach_teacher=False
     ),
     "per step, distilled": LossSpec(per_step=True, level_weight=0.2, distillation=0.7, detach_teacher=False),
+    "reliable": LossSpec(distillation=0.4, teacher="right", detach_teacher=False),
+    "per step, reliable": LossSpec(
+        per_step=True, level_weight=0.2, distillation=0.4, teacher="right", detach_teacher=False
+    ),
+    "strong to weak": LossSpec(step_distillation=0.7, temperature=2.0, detach_teacher=False),
+    "strong to weak, logits": LossSpec(combine="logits", step_distillation=1.5, detach_teacher=False),
+    "weak to strong": LossSpec(step_distillation=0.7, step_teacher="weak", label_smoothing=0.1, detach_teacher=False),
+    "right to wrong": LossSpec(step_distillation=2.0, step_teacher="right", detach_teacher=False),
+    "right to wrong, per step, distilled": LossSpec(
+        per_step=True, step_distillation=0.5, step_teacher="right", distillation=0.3, detach_teacher=False
+    ),
+    "strong to weak, reliable": LossSpec(
+        step_distillation=0.5, distillation=0.3, teacher="right", detach_teacher=False
+    ),
 }
 
 
@@ -169,7 +183,7 @@ SOFT = np.array([[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0], [0.1, 0.2, 0.3, 0.1
 @pytest.mark.parametrize("spec", LOSSES.values(), ids=LOSSES)
 def test_the_gradient_of_every_loss_equals_finite_differences(spec, labels):
     random = np.random.default_rng(SEED)
-    shape = (2, 3, 4) if spec.per_step else (3, 4)
+    shape = (4, 3, 4) if spec.timed else (3, 4)
     main, branches = random.normal(size=shape), [random.normal(size=shape) for _ in range(2)]
     _, grad_main, grad_branches = losses.loss_of(spec, main, branches, labels, 0.25)
     expected = differences(lambda v: losses.loss_of(spec, v, branches, labels, 0.25)[0], main)

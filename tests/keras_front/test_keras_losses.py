@@ -8,6 +8,7 @@ from keras import ops
 import sbp_keras
 from sbp_core import LossSpec, ShortcutOutput
 from sbp_core.reference import losses
+from sbp_keras.losses import classes_of
 
 RANDOM = np.random.default_rng(20261124)
 LABELS = np.array([2, 0])
@@ -153,6 +154,51 @@ def test_label_smoothing_of_the_spec_has_the_weights_of_the_samples(spec):
         main = numpy(model(x))
         times = 4 if reduction == "sum" else 1
         assert plain == pytest.approx(-times * log_softmax(main)[np.arange(4), y].mean(), rel=1e-5)
+
+
+TAUGHT = {
+    "reliable": LossSpec(distillation=0.4, teacher="right"),
+    "reliable, every step": LossSpec(per_step=True, level_weight=0.2, distillation=0.4, teacher="right"),
+    "strong to weak": LossSpec(combine="logits", step_distillation=0.5, temperature=2.0),
+    "weak to strong, distilled": LossSpec(step_distillation=0.5, step_teacher="weak", distillation=0.3),
+    "right to wrong, smoothed": LossSpec(step_distillation=0.5, step_teacher="right", label_smoothing=0.2),
+}
+
+
+@pytest.mark.parametrize("spec", TAUGHT.values(), ids=TAUGHT)
+def test_teachers_that_are_right_or_sure_are_the_references(spec):
+    x, y = RANDOM.normal(size=(6, 4, 5)).astype("float32"), np.array([0, 2, 1, 1, 0, 2])
+    one_hot = np.eye(3, dtype="float32")[y]
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for loss, labels in ((sparse, y), (sparse, y[:, None]), (keras.losses.CategoricalCrossentropy(True), one_hot)):
+        model = make_model(loss, spec)
+        value, parts = found(model, x, labels)
+        parts = [np.swapaxes(part, 0, 1) if part.ndim == 3 else part for part in parts]
+        expected, *_ = losses.loss_of(spec, parts[0], parts[1:], y, 0.3)
+        assert value == pytest.approx(expected, rel=1e-5)
+        logs = model.train_on_batch(x, labels, return_dict=True)
+        assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    # and in a loop of one's own
+    output = model(x, training=True)
+    output = output if isinstance(output, ShortcutOutput) else ShortcutOutput(output, ())
+    for labels in (y, one_hot):
+        assert float(sbp_keras.ShortcutLoss(spec)(output, labels, 0.3)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_teachers_cannot_be_asked_of_is_refused():
+    x, y = RANDOM.normal(size=(2, 4, 5)).astype("float32"), np.array([0, 2])
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = make_model(sparse, TAUGHT["strong to weak"])
+    with pytest.raises(ValueError, match="unless loss_spec is per_step"):
+        found(model, x, y, np.ones((2, 4), "float32"))
+    masked = sbp_keras.ShortcutModel(
+        masked_net(sbp_keras.Readout(3, name="head")), ["fire"], 3, loss_spec=TAUGHT["strong to weak"]
+    )
+    masked.compile(keras.optimizers.SGD(0.0), sparse)
+    with pytest.raises(ValueError, match="step_distillation must be 0 where a mask leaves steps out, got"):
+        found(masked, masked_data()[0], np.array([0, 2, 1]))
+    with pytest.raises(ValueError, match=r"labels must be one array, .* got \[\(2, 3, 1\)\]"):
+        classes_of(np.zeros((2, 3, 1)))
 
 
 @pytest.mark.parametrize("batch", [4, 6])

@@ -37,9 +37,104 @@ def test_the_teacher_gets_a_gradient_from_its_students_only_if_attached(detach):
     torch.testing.assert_close(branch.grad, torch.autograd.grad(4.0 * divergence, student)[0])
 
 
-def test_it_compiles_whole_and_a_moving_coefficient_recompiles_nothing():
+def divergence(student, teacher, temperature):
+    p, q = ((x / temperature).log_softmax(-1) for x in (teacher, student))
+    return temperature**2 * functional.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+def test_the_mean_of_the_outputs_that_are_right_teaches_all_of_them():
+    heads = [logits(6, 4, seed=seed) for seed in range(3)]
+    labels = torch.tensor([0, 1, 2, 0, 1, 2])
+    spec = LossSpec(distillation=0.3, teacher="right", temperature=3.0)
+    found = sbp_torch.ShortcutLoss(spec)(ShortcutOutput(heads[0], tuple(heads[1:])), labels, 0.5)
+    kept, teachers = [], []
+    for sample, label in enumerate(labels):
+        right = [head[sample].detach() for head in heads if head[sample].argmax() == label]
+        if right:
+            kept.append(sample)
+            teachers.append(torch.stack(right).mean(0))
+    assert 0 < len(kept) < 6
+    each = [
+        0.7 * functional.cross_entropy(head, labels) + 0.3 * divergence(head[kept], torch.stack(teachers), 3.0)
+        for head in heads
+    ]
+    torch.testing.assert_close(found, each[0] + 0.5 * (each[1] + each[2]))
+    said = [{int(head[sample].argmax()) for head in heads} for sample in range(6)]
+    nobody = torch.tensor([min(set(range(4)) - classes) for classes in said])
+    found = sbp_torch.ShortcutLoss(spec)(ShortcutOutput(heads[0], tuple(heads[1:])), nobody, 0.5)
+    apart = sbp_torch.ShortcutLoss()(ShortcutOutput(heads[0], tuple(heads[1:])), nobody, 0.5)
+    torch.testing.assert_close(found, 0.7 * apart)
+    assert all(grad.isfinite().all() for grad in torch.autograd.grad(found, heads))
+
+
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("teacher", ["strong", "weak"])
+def test_the_step_that_is_surest_teaches_the_one_that_is_least_sure_or_learns_from_it(teacher, detach):
+    main = logits(4, 5, 3)
+    labels = torch.tensor([2, 0, 1, 1, 0])
+    spec = LossSpec(step_distillation=0.5, step_teacher=teacher, temperature=2.0, detach_teacher=detach)
+    found = sbp_torch.ShortcutLoss(spec)(ShortcutOutput(main, ()), labels, 1.0)
+    sure = main.softmax(-1).max(-1).values.mean(-1)
+    teaches, learns = (sure.argmax(), sure.argmin()) if teacher == "strong" else (sure.argmin(), sure.argmax())
+    given = main[teaches].detach() if detach else main[teaches]
+    expected = functional.cross_entropy(main.mean(0), labels) + 0.5 * divergence(main[learns], given, 2.0)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(loss, main, retain_graph=True)[0] for loss in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_samples_steps_that_are_right_teach_those_that_are_wrong():
+    main = logits(4, 5, 3)
+    labels = torch.tensor([2, 0, 1, 1, 0])
+    spec = LossSpec(combine="logits", step_distillation=0.5, step_teacher="right", temperature=2.0)
+    found = sbp_torch.ShortcutLoss(spec)(ShortcutOutput(main, ()), labels, 1.0)
+    students, teachers = [], []
+    for sample, label in enumerate(labels):
+        steps = main[:, sample]
+        right = steps.argmax(-1) == label
+        for step in steps[~right] if right.any() else []:
+            students.append(step)
+            teachers.append(steps[right].mean(0).detach())
+    assert students
+    expected = functional.cross_entropy(main.mean(0), labels)
+    expected = expected + 0.5 * divergence(torch.stack(students), torch.stack(teachers), 2.0)
+    torch.testing.assert_close(found, expected)
+    ours, theirs = (torch.autograd.grad(loss, main, retain_graph=True)[0] for loss in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_steps_that_are_alike_learn_nothing_from_each_other():
+    same = logits(1, 2, 3).detach().expand(4, 2, 3).clone().requires_grad_()
+    for teacher in ("strong", "weak", "right"):
+        spec = LossSpec(step_distillation=1.0, step_teacher=teacher, detach_teacher=False)
+        found = sbp_torch.ShortcutLoss(spec)(ShortcutOutput(same, ()), LABELS, 1.0)
+        torch.testing.assert_close(found, functional.cross_entropy(same[0], LABELS))
+        assert torch.autograd.grad(found, same)[0].isfinite().all()
+
+
+def test_the_largest_of_soft_labels_is_what_it_takes_to_be_right():
+    main, branch = logits(2, 3), logits(2, 3, seed=1)
+    spec = LossSpec(distillation=1.0, teacher="right", detach_teacher=False)
+    hard, soft = (
+        sbp_torch.ShortcutLoss(spec)(ShortcutOutput(main, (branch,)), labels, 0.5)
+        for labels in (torch.tensor([0, 2]), torch.tensor([[0.6, 0.4, 0.0], [0.1, 0.2, 0.7]]))
+    )
+    assert hard > 0
+    torch.testing.assert_close(soft, hard)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        LossSpec(per_step=True, distillation=0.5),
+        LossSpec(distillation=0.5, teacher="right", step_distillation=1.0),
+        LossSpec(step_distillation=1.0, step_teacher="right"),
+    ],
+    ids=["per step", "reliable, strong to weak", "right to wrong"],
+)
+def test_it_compiles_whole_and_a_moving_coefficient_recompiles_nothing(spec):
     torch.compiler.reset()
-    loss = sbp_torch.ShortcutLoss(LossSpec(per_step=True, distillation=0.5))
+    loss = sbp_torch.ShortcutLoss(spec)
     counter = CompileCounter()
     compiled = torch.compile(loss, backend=counter, fullgraph=True)
     output = ShortcutOutput(logits(4, 2, 3), (logits(4, 2, 3, seed=1),))

@@ -1,17 +1,20 @@
-"""Random level: neurons that hypothesis makes up, the same ones in every run unless more are asked for.
+"""Random level: neurons and losses that hypothesis makes up, the same ones in every run unless more are asked for.
 
-A neuron that fails is told as its spec; of those made up anew, the simplest that fails. The level needs hypothesis;
-without it the suite runs all the others.
+What fails is told as its spec; of those made up anew, the simplest that fails. The level needs hypothesis; without it
+the suite runs all the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
+from sbp_conformance.levels import loss
 from sbp_conformance.levels.base import Case, tolerances
+from sbp_conformance.levels.loss import LossCase
 from sbp_conformance.levels.neuron import NeuronCase, NoDrawError
 from sbp_conformance.precision import FULL
 from sbp_conformance.results import Finding
@@ -28,7 +31,7 @@ def is_available() -> bool:
 class _FailedError(Exception):
     """Carries what was found out of hypothesis."""
 
-    def __init__(self, case: NeuronCase, findings: list[Finding]) -> None:
+    def __init__(self, case: NeuronCase | LossCase, findings: list[Finding]) -> None:
         super().__init__(case.name)
         self.case, self.findings = case, findings
 
@@ -44,11 +47,12 @@ class RandomCase(Case):
 
     level: ClassVar[str] = "random"
     needs: ClassVar[tuple[str, ...]] = ("neuron",)
+    strategy: ClassVar[str] = "neuron_cases"
     examples: int = _EXAMPLES
     anew: bool = False
 
     def with_examples(self, examples: int) -> Self:
-        """Return a search over so many neurons that no run has seen."""
+        """Return a search over so many that no run has seen."""
         return dataclasses.replace(self, examples=examples, anew=True)
 
     def run(self, backend: Backend, *, dtype: str, mode: Mode) -> list[Finding]:
@@ -60,10 +64,10 @@ class RandomCase(Case):
         worst: dict[str, Finding] = {}
         declined: list[NotOffered] = []
 
-        def check(case: NeuronCase) -> None:
+        def check(case: NeuronCase | LossCase) -> None:
             try:
                 findings = _findings(case, backend, dtype, mode)
-            except NoDrawError:
+            except (NoDrawError, loss.NoDrawError):
                 hypothesis.reject()
             except NotOffered as error:
                 declined.append(error)
@@ -87,19 +91,33 @@ class RandomCase(Case):
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         try:
-            settings(hypothesis.given(strategies.neuron_cases())(check))()
+            drawn: Callable[[], Any] = getattr(strategies, self.strategy)
+            settings(hypothesis.given(drawn())(check))()
         except _FailedError as failed:
             case = failed.case
-            start = f"seed={case.seed}, with_state={case.with_state}, decay_logit={case.decay_logit}"
             found = [finding for finding in failed.findings if finding.problem is not None]
-            told = Finding(quantity="neuron", kind="contract", problem=f"{start}, spec={case.spec.to_json()}")
+            told = Finding(quantity=case.level, kind="contract", problem=f"{_start(case)}, spec={case.spec.to_json()}")
             return [*found, told]
         if declined and not worst:
             raise declined[0]
         return list(worst.values())
 
 
-def _findings(case: NeuronCase, backend: Backend, dtype: str, mode: Mode) -> list[Finding]:
+@dataclass(frozen=True, kw_only=True)
+class RandomLossCase(RandomCase):
+    """Losses of :mod:`sbp_conformance.strategies`, each run as a case of the loss level."""
+
+    needs: ClassVar[tuple[str, ...]] = ("loss",)
+    strategy: ClassVar[str] = "loss_cases"
+
+
+def _start(case: NeuronCase | LossCase) -> str:
+    if isinstance(case, LossCase):
+        return f"seed={case.seed}, branches={case.branches}, coefficient={case.coefficient}"
+    return f"seed={case.seed}, with_state={case.with_state}, decay_logit={case.decay_logit}"
+
+
+def _findings(case: NeuronCase | LossCase, backend: Backend, dtype: str, mode: Mode) -> list[Finding]:
     case.inputs(dtype)  # first: where nothing can be drawn, the backend has not failed
     try:
         return case.run(backend, dtype=dtype, mode=mode)
@@ -110,11 +128,14 @@ def _findings(case: NeuronCase, backend: Backend, dtype: str, mode: Mode) -> lis
 
 
 def cases() -> tuple[Case, ...]:
-    """Return the one case of this level.
+    """Return the cases of this level.
 
     Raises:
         ModuleNotFoundError: hypothesis is not installed.
     """
     if not is_available():
         raise ModuleNotFoundError("level 'random' needs hypothesis: pip install hypothesis", name="hypothesis")
-    return (RandomCase(name="random-neurons", seed=6000, dtypes=FULL, tolerances=tolerances(1)),)
+    return (
+        RandomCase(name="random-neurons", seed=6000, dtypes=FULL, tolerances=tolerances(1)),
+        RandomLossCase(name="random-losses", seed=6001, dtypes=FULL, tolerances=tolerances(1)),
+    )

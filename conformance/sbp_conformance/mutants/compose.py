@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from sbp_conformance.mutants.base import Change, Operations, mutants
@@ -39,6 +40,19 @@ def _entropy(alter: Callable[[Callable[[Any], Any], Any], Any]) -> Change:
 
 def _spec(alter: Callable[[LossSpec], Arguments]) -> Change:
     return given(lambda s, out, c, a: {"spec": s.replace(**alter(s))})
+
+
+def _arrays(name: str, alter: Callable[..., Any]) -> Change:
+    """Return the change of one function of the array namespace; ``alter`` gets the right one before its arguments."""
+
+    def altered(xp: Any) -> Any:
+        right = getattr(xp, name)
+        return SimpleNamespace(**(vars(xp) | {name: lambda *args, **given: alter(right, *args, **given)}))
+
+    return given(lambda s, out, c, a: {"xp": altered(a["xp"])})
+
+
+_EXCHANGED: dict[str, Any] = {"strong": "weak", "weak": "strong", "right": "right"}
 
 
 def _swapped(spec: LossSpec) -> Arguments:
@@ -94,5 +108,22 @@ MUTANTS = (
             "teacher never detached": _spec(lambda s: {"detach_teacher": False}),
         },
         cases=("loss-distilled", "loss-distilled-attached"),
+    )
+    + mutants(
+        "loss",
+        "compose",
+        {
+            "main output the teacher, right or wrong": _spec(lambda s: {"teacher": "main"}),
+            "next class the label to a teacher": given(lambda s, out, c, a: {"labels": a["labels"] + 1}),
+            "first class said by every output": _arrays("argmax", lambda right, x, axis: right(x * 0.0, axis=axis)),
+            "least likely class said": _arrays("argmax", lambda right, x, axis: right(-x, axis=axis)),
+            "steps learn nothing from each other": _spec(lambda s: {"step_distillation": 0.0}),
+            "steps learn half": _spec(lambda s: {"step_distillation": s.step_distillation / 2}),
+            "strong and weak steps exchanged": _spec(lambda s: {"step_teacher": _EXCHANGED[s.step_teacher]}),
+            "steps that are right taken for the strong": _spec(
+                lambda s: {"step_teacher": "strong" if s.step_teacher == "right" else s.step_teacher}
+            ),
+        },
+        cases=("loss-reliable*", "loss-*-to-*"),
     )
 )

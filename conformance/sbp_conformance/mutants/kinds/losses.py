@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sbp_conformance.mutants.base import Change, Mutant
 from sbp_conformance.mutants.contract import Arguments, before, loss
@@ -32,6 +33,27 @@ def _coefficients() -> dict[str, Change]:
     return {name: through(change) for name, change in changes.items()}
 
 
+def _steps(a: Arguments) -> bool:
+    return bool(a["spec"].step_distillation)
+
+
+def _teaches(a: Arguments) -> bool:
+    return bool(a["spec"].needs_classes)
+
+
+def _right(a: Arguments) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.stack([a["main"], *a["branches"]]).argmax(-1) == a["labels"]
+    return found
+
+
+def _nobody_right(a: Arguments) -> bool:
+    return _teaches(a) and not _right(a).any()
+
+
+def _everybody_right(a: Arguments) -> bool:
+    return _teaches(a) and a["main"].shape[-1] > 1 and bool(_right(a).all())
+
+
 def _losses() -> dict[str, Change]:
     def where(condition: Callable[[Arguments], bool]) -> Change:
         return loss(lambda r, a: r._replace(grad_main=r.grad_main * 1.001 + 1e-3) if condition(a) else r)
@@ -47,11 +69,19 @@ def _losses() -> dict[str, Change]:
         "more than 512 samples": where(lambda a: a["main"].shape[-2] > 512),
         "more than 100 steps in the loss": where(lambda a: a["main"].ndim == 3 and len(a["main"]) > 100),
         "more than 4 branches": where(lambda a: len(a["branches"]) > 4),
+        "nobody right": where(_nobody_right),
+        "everybody right": where(_everybody_right),
+        "one step of several teachers": where(lambda a: _steps(a) and len(a["main"]) == 1),
+        "more than 32 steps that teach": where(lambda a: _steps(a) and len(a["main"]) > 32),
+        "more than 256 samples with a teacher": where(lambda a: _teaches(a) and a["main"].shape[-2] > 256),
+        "a teacher of no branch": where(lambda a: _teaches(a) and not a["branches"]),
         "label smoothing ignored": before(lambda a: {"spec": a["spec"].replace(label_smoothing=0.0)}, LOSS),
     }
 
 
+_CASES = ("loss-*-one-*", "loss-*-many-*", "loss-*smooth*", "loss-*-right", "loss-*-no-branch")
+
 MUTANTS: tuple[Mutant, ...] = (
-    *family("sizes", "loss", "loss", _losses(), cases=("loss-*-one-*", "loss-*-many-*", "loss-*smooth*"), dtypes=FULL),
+    *family("sizes", "loss", "loss", _losses(), cases=_CASES, dtypes=FULL),
     *family("coefficients", "loss", "loss", _coefficients(), cases=("loss-*-coefficient-*",)),
 )
