@@ -1,6 +1,7 @@
 """Methods: what each states reaches the trained network, they compose, and a file of one's own is as good."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -108,6 +109,23 @@ def test_methods_compose_to_the_same_bits_as_the_fields_they_stand_for():
     found, expected = after_two_steps(composed), after_two_steps(by_hand)
     assert set(found) == set(expected)
     assert all(np.array_equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("first", METHODS)
+def test_every_two_methods_train_together_or_it_is_said_why_not(first):
+    names = list(METHODS)
+    for second in names[names.index(first) + 1 :]:
+        try:
+            recipe = Recipe(**TINY, method=f"{first}+{second}")
+        except ValueError as error:
+            assert re.match(f"method must not state .* twice; '{first}' and '{second}' both do", str(error))  # noqa: PT017
+            continue
+        assert not set(METHODS[first].states) & set(METHODS[second].states)
+        built = build(recipe, DIGITS)
+        images, labels = next(iter(built.loader.epoch(1)))
+        coefficient = 0.0 if recipe.schedule is None else recipe.schedule.resolve(total_steps=4)(0)
+        result = built.trainer.train_step(images, labels, coefficient, 0.01, 1)
+        assert np.isfinite([result.loss, result.gradient]).all(), recipe.method
 
 
 def test_what_is_the_recipes_own_goes_before_what_the_method_states():

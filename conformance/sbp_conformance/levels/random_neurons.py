@@ -91,7 +91,7 @@ class RandomCase(Case):
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         try:
-            drawn: Callable[[], Any] = getattr(strategies, self.strategy)
+            drawn: Callable[[], hypothesis.strategies.SearchStrategy[Any]] = getattr(strategies, self.strategy)
             settings(hypothesis.given(drawn())(check))()
         except _FailedError as failed:
             case = failed.case
