@@ -10,26 +10,28 @@ Data lie where SBP_DATA says. Each stage is one ``sbp compare``, which prints as
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from record import RESULTS, write
+from record import RESULTS
 
+from sbp_lab.files import write_bytes
 from sbp_lab.record import Run
 from sbp_lab.results import Interval, paired
 
 FILE = RESULTS / "study.json"
 METHODS = Path(__file__).parent / "study_methods"
 OWN = {path.stem: path for path in sorted(METHODS.glob("*.toml"))}
+#: Data to the shared part of its commands.
 RECIPES = {
-    "digits": "digits",
-    "fashion": "study-fashion-mnist",
-    "cifar10": "study-cifar10",
-    "nmnist": "study-nmnist",
+    "digits": ("digits",),
+    "fashion": ("study-fashion-mnist",),
+    "cifar10": ("study-cifar10",),
+    "nmnist": ("study-nmnist",),
+    "digits_60": ("digits", "--epochs", "60"),
 }
 
 
@@ -79,6 +81,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, Stage(MAIN, ("resnet68",), "1")),
     "cifar10": (_DEPTHS,),
     "nmnist": (_DEPTHS,),
+    "digits_60": (Stage(("vanilla", "evolutionary"), seeds="2"),),
 }
 
 
@@ -86,7 +89,7 @@ def command(data: str, stage: Stage) -> list[str]:
     """Return the arguments of ``sbp compare``."""
     methods = ",".join(str(OWN[name].relative_to(Path.cwd())) if name in OWN else name for name in stage.methods)
     chosen = ["--methods", methods, "--net", ",".join(stage.nets), "--seeds", stage.seeds]
-    return ["compare", RECIPES[data], *chosen]
+    return ["compare", *RECIPES[data], *chosen]
 
 
 def run(data: str, folder: Path, jobs: int) -> None:
@@ -94,11 +97,13 @@ def run(data: str, folder: Path, jobs: int) -> None:
     place = folder / data
     for stage in STAGES[data]:
         words = command(data, stage)
-        where = ["--resume", str(place)] if (place / "results.json").is_file() else ["--out", str(place)]
-        words = [word for word in words if word != RECIPES[data] or where[0] == "--out"]
+        if (place / "results.json").is_file():
+            words = ["compare", "--resume", str(place), *words[1 + len(RECIPES[data]) :]]
+        else:
+            words = [*words, "--out", str(place)]
         print("sbp", *words, flush=True)
         sbp = [sys.executable, "-c", "from sbp_lab.cli import app; app()"]
-        subprocess.run([*sbp, *words, *where, "--jobs", str(jobs)], check=True, env=os.environ)
+        subprocess.run([*sbp, *words, "--jobs", str(jobs)], check=True)
 
 
 def collect(folder: Path) -> None:
@@ -110,8 +115,8 @@ def collect(folder: Path) -> None:
             if each.complete:
                 found.append(_row(data, path, each))
                 ran = {"versions": dict(each.versions), "machine": dict(each.machine)}
-    lines = ",\n  ".join(json.dumps(row) for row in found)
-    write(FILE, ran | {"runs": json.loads(f"[{lines}]")})
+    lines = ",\n".join(json.dumps(row) for row in found)
+    write_bytes(FILE, f'{json.dumps(ran)[:-1]}, "runs": [\n{lines}\n]}}\n'.encode())
     print(f"{len(found)} runs")
 
 
@@ -219,6 +224,21 @@ def _ratio(rows: list[dict], data: str, net: str, method: str) -> float | None:
     return statistics.median(found) if found else None
 
 
+def size_line(rows: list[dict]) -> str:
+    """Return how well the size of the first layer's gradient tells which remedy will be good."""
+    from scipy.stats import spearmanr
+
+    told_by = []
+    for data in CHOSEN_ON:
+        pairs = [
+            (_ratio(rows, data, "resnet34", method), statistics.fmean(last(rows, data, "resnet34", method).values()))
+            for method in REMEDIES
+            if last(rows, data, "resnet34", method)
+        ]
+        told_by.append(f"{spearmanr(*zip(*pairs, strict=True)).statistic:.2f} on {data} ({len(pairs)} methods)")
+    return f"Rank correlation of that ratio with the accuracy: {', '.join(told_by)}."
+
+
 def pictures(rows: list[dict]) -> None:
     """Draw accuracy against depth, and over the epochs of ResNet-34."""
     import matplotlib
@@ -247,6 +267,7 @@ TITLES = {
     "fashion": "Fashion-MNIST, a part",
     "cifar10": "CIFAR-10, a part",
     "nmnist": "N-MNIST, a part",
+    "digits_60": "digits",
 }
 
 
@@ -276,6 +297,7 @@ def tables(rows: list[dict]) -> list[str]:
     return [
         main_table(rows),
         method_table(rows, "resnet34", REMEDIES, CHOSEN_ON),
+        size_line(rows),
         method_table(rows, "resnet34", NEURONS, ("digits",)),
         method_table(rows, "resnet34", COEFFICIENTS, ("digits",)),
     ]

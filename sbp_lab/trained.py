@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from numpy.typing import NDArray
 
-from sbp_core import NetworkSpec, validation
+from sbp_core import NetworkSpec, pretrained, validation
 from sbp_core import weights as files
 from sbp_core.specs.base import Spec
 from sbp_lab import trainers
@@ -104,20 +104,24 @@ def open_trained(run: Path, which: Which = "best") -> Trained:
     """Open what a run left.
 
     Args:
-        run: its folder, or a file of weights that it wrote.
+        run: its folder, or a file of weights that it wrote; or the name of a network that is shipped.
         which: "best" by test accuracy, or "last"; of a folder.
 
     Raises:
-        FileNotFoundError: there is no such folder or file, or no epoch was finished.
+        FileNotFoundError: there is no such folder, file or name, or no epoch was finished.
         ValueError: the file is damaged, or not a run's.
     """
     validation.choice("which", which, get_args(Which))
     path = Path(run)
+    if not path.exists() and str(run) in pretrained.names():
+        path = pretrained.file(str(run))
     file = path / f"{which}.safetensors" if path.is_dir() else path
     if not file.is_file():
         if path.is_dir():
             raise FileNotFoundError(f"{path} holds no {file.name}: it is no run, or no epoch of it was finished")
-        raise FileNotFoundError(f"there is no {path}: name the folder of a run, or a file of weights in it")
+        raise FileNotFoundError(
+            f"there is no {path}: name the folder of a run, a file of weights in it, or one of `sbp pretrained`"
+        )
     saved = files.load(file)
     for name in ("recipe", "inputs"):
         if name not in saved.notes:

@@ -16,7 +16,7 @@ from sbp_lab.trainers import TRAINERS
 
 #: What is shown, and what in its place where its files are missing; recipes.
 SHOWN, INSTEAD = "demo", "digits"
-COMPARED = ("vanilla", "evolutionary", "calibrated")
+COMPARED = ("vanilla", "evolutionary", "deep")
 
 
 def demo(

@@ -12,7 +12,7 @@ from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, Workers
 from sbp_lab.cli.usage import UsageError, blamed_on
 from sbp_lab.trained import Which
 
-Run = Annotated[Path, Parameter(help="Folder of a run, or a file of weights in it.")]
+Run = Annotated[Path, Parameter(help="Folder of a run, a file of weights in it, or a name of `sbp pretrained`.")]
 Weights = Annotated[Which, Parameter(help="The weights of the best epoch by test accuracy, or of the last.")]
 Backend = Annotated[str | None, Parameter(help="Framework that computes; the run's own unless given.")]
 
@@ -32,7 +32,9 @@ def evaluate(
     count: Annotated[int, Parameter(help="Samples that operations are counted on, in NumPy; 0 for none.")] = 8,
     workers: Workers = 0,
     data_folder: DataFolder = DATA_FOLDER,
-    out: Annotated[Path | None, Parameter(help="JSON file to write; RUN/evaluation.json unless given.")] = None,
+    out: Annotated[
+        Path | None, Parameter(help="JSON file to write; RUN/evaluation.json unless given, where RUN is a path.")
+    ] = None,
 ) -> None:
     """Test a trained network: accuracy, also by class, for T = 1 to 8; firing rates, synaptic operations, time."""
     from sbp_lab import evaluation, trainers
@@ -70,6 +72,8 @@ def evaluate(
         )
     for table in evaluation.tables(found):
         console.print(table)
+    if out is None and not run.exists():
+        return  # a shipped network: its folder is not the user's
     file = out or trained.file.parent / evaluation.FILE
     try:
         console.print(f"Wrote {found.write(file)}", soft_wrap=True)
