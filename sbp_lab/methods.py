@@ -144,6 +144,12 @@ METHODS: dict[str, Method] = {
             source="Huang et al. 2024, complementary LIF",
             states={"neuron.complementary_state": True, "neuron.reset": "soft"},
         ),
+        Method(
+            name="imp",
+            summary="the potential that neurons start from is learnt, one a layer",
+            source="Shen et al. 2024, initial membrane potential",
+            states={"neuron.learn_initial": True},
+        ),
         Method(name="detached", summary="no gradient through the reset", states={"neuron.detach_reset": True}),
         Method(
             name="tdbn",

@@ -55,7 +55,7 @@ SPECS = {
         num_classes=CLASSES,
         in_channels=2,
         time_steps=STEPS,
-        neuron=SPIKES.replace(learn_decay=True),
+        neuron=SPIKES.replace(learn_decay=True, learn_initial=True),
     ),
     # pools of potentials and of spikes, groups, biases, a learnt factor for each step, a vote at the end
     "vgg": _net(

@@ -17,7 +17,7 @@ SPEC = ResNetSpec(
     num_classes=4,
     in_channels=2,
     time_steps=2,
-    neuron=LIFSpec(decay=0.6, threshold=0.7, learn_decay=True, surrogate=ArcTan()),
+    neuron=LIFSpec(decay=0.6, threshold=0.7, learn_decay=True, learn_initial=True, surrogate=ArcTan()),
 )
 WEIGHTS = initial_weights(SPEC, 3)
 

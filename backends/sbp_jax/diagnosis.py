@@ -192,6 +192,8 @@ class _Observer:
         for name in sorted(seen, key=self._place):
             spec = neurons[name].spec
             decay = float(jax.nn.sigmoid(neurons[name].decay_logit[...])) if spec.learn_decay else None
+            if spec.learn_initial:
+                spec = spec.replace(initial_potential=float(neurons[name].initial_potential[...]))
             if spec.output == "spikes":
                 firing.append(signal.fired(name, spec, _array(seen[name]), _array(of_inputs[name]), decay))
         # jax gives a dictionary in the order of its keys

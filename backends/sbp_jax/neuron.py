@@ -39,8 +39,8 @@ def lif(
     Args:
         x: input, shape ``(time, batch, ...)``, floating.
         spec: the neuron; None for the paper's.
-        state: where it starts, each part of the shape and dtype of one step of ``x``; None for afresh: the potential at
-            rest, the other parts 0.
+        state: where it starts, each part of the shape and dtype of one step of ``x``; None for afresh, the
+            potential that the spec says and the other parts 0.
         decay: takes the place of ``spec.decay``, traced or not: a scalar, or an array that broadcasts to one step; a
             learnt decay is ``jax.nn.sigmoid(w)``.
         implementation: "unrolled" makes all steps one computation, which XLA fuses, and keeps the input alone for the
@@ -118,18 +118,20 @@ def implementation_for(x: jax.Array, implementation: Implementation = "auto") ->
     return implementation
 
 
-def initial_state(spec: LIFSpec, like: jax.Array) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
+def initial_state(spec: LIFSpec, like: jax.Array, potential: Any = None) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential that the spec says, the other parts 0.
 
     Args:
         spec: the neuron.
         like: one step of its input, shape ``(batch, ...)``.
+        potential: takes the place of the spec's, as a learnt one does: a scalar, or an array that broadcasts.
 
     Example:
         >>> initial_state(LIFSpec(rest=0.5), jnp.ones((2,))).potential.tolist()
         [0.5, 0.5]
     """
-    return LIFState(**{name: jnp.full_like(like, value) for name, value in spec.start.items()})
+    start = spec.start if potential is None else spec.start | {"potential": potential}
+    return LIFState(**{name: jnp.full_like(like, value) for name, value in start.items()})
 
 
 def _checked_decay(decay: Any, x: jax.Array) -> jax.Array:

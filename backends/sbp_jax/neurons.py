@@ -10,20 +10,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sbp_core.inputs import check_neuron
+from sbp_core.inputs import check_input, check_neuron
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_jax.neuron import lif
+from sbp_jax.neuron import initial_state, lif
 
 
 class LIF(nnx.Module):
     """The canonical neuron over time (equations: :class:`~sbp_core.LIFSpec`), input and output ``(time, batch, ...)``.
 
     Each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al. 2024, Eq. 1-3. A learnt
-    decay is the scalar ``nnx.Param`` ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
+    decay is the scalar ``nnx.Param`` ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a learnt start is
+    ``initial_potential``.
 
     Args:
         spec: the neuron; or give the spec's fields as keywords instead.
-        param_dtype: dtype of a learnt decay.
+        param_dtype: dtype of a learnt decay or start.
         **fields: fields of :class:`~sbp_core.LIFSpec`.
 
     Raises:
@@ -45,6 +46,8 @@ class LIF(nnx.Module):
         if self.spec.learn_decay:
             start = math.log(self.spec.decay / (1.0 - self.spec.decay))
             self.decay_logit = nnx.Param(jnp.asarray(start, param_dtype))
+        if self.spec.learn_initial:
+            self.initial_potential = nnx.Param(jnp.asarray(self.spec.start["potential"], param_dtype))
 
     @overload
     def __call__(self, x: jax.Array, state: None = None, *, return_state: Literal[False] = False) -> jax.Array: ...
@@ -64,7 +67,11 @@ class LIF(nnx.Module):
             TypeError: integers, or a state of another dtype.
         """
         decay = jax.nn.sigmoid(self.decay_logit[...]) if self.spec.learn_decay else None
-        output, last = lif(x, self.spec, state, decay=decay)
+        start = state
+        if state is None and self.spec.learn_initial:
+            check_input(x.shape, x.dtype.name)
+            start = initial_state(self.spec, x[0], self.initial_potential[...])
+        output, last = lif(x, self.spec, start, decay=decay)
         return output if state is None and not return_state else (output, last)
 
 

@@ -141,4 +141,6 @@ def _attributes(layer: nnx.Module) -> dict[str, str]:
         return {"weight": "kernel"} | ({"bias": "bias"} if layer.use_bias else {})
     if isinstance(layer, TimeScale):
         return {"weight": "weight"}
-    return {"decay_logit": "decay_logit"} if isinstance(layer, LIF) and layer.spec.learn_decay else {}
+    if isinstance(layer, LIF):
+        return {name: name for name in ("decay_logit", "initial_potential") if hasattr(layer, name)}
+    return {}

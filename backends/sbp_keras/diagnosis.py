@@ -225,6 +225,9 @@ class _Observer:
             spec, decay = layers[name].spec, None
             if layers[name].decay_logit is not None:
                 decay = 1.0 / (1.0 + math.exp(-float(ops.convert_to_numpy(layers[name].decay_logit))))
+            if layers[name].initial_potential is not None:
+                first = float(ops.convert_to_numpy(layers[name].initial_potential))
+                spec = spec.replace(initial_potential=first)
             if spec.output == "spikes":
                 # time leads there
                 given, gradient = (np.swapaxes(_array(each[places[name]]), 0, 1) for each in (seen_now, of_inputs))

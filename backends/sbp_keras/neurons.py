@@ -22,7 +22,8 @@ class LIF(keras.layers.Layer):
     """The canonical neuron over time, ``(batch, time, ...)`` to the same shape (equations: :class:`~sbp_core.LIFSpec`).
 
     Each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al. 2024, Eq. 1-3. A learnt
-    decay is the scalar weight ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
+    decay is the scalar weight ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a learnt start is
+    ``initial_potential``.
 
     A state holds the parts of :class:`~sbp_core.LIFState` that the neuron has, each of shape ``(batch, ...)``, as a
     named tuple: ``potential``, then ``current``, ``spikes`` and ``complementary`` where it has them.
@@ -32,7 +33,7 @@ class LIF(keras.layers.Layer):
         return_state: return ``(output, state)``. A call that is given a state does so too.
         name: of the layer.
         dtype: dtype or dtype policy of the layer; the neuron runs in its compute dtype.
-        trainable: whether a learnt decay is.
+        trainable: whether a learnt decay or start is.
         activity_regularizer: as in every Keras layer; on spikes it bounds the firing rate.
         **fields: fields of :class:`~sbp_core.LIFSpec`.
 
@@ -74,16 +75,22 @@ class LIF(keras.layers.Layer):
         self.return_state = return_state
         self.supports_masking = True
         # looked up once: torch.compile breaks its graph at an import
-        self._lif = native.adapter().lif
+        self._lif, self._initial_state = native.adapter().lif, native.adapter().initial_state
 
     def build(self, input_shape: Any) -> None:
-        """Create the weight of a learnt decay."""
+        """Create the weights of what is learnt."""
         self.decay_logit: Any = None
         if self.spec.learn_decay:
             start = math.log(self.spec.decay / (1.0 - self.spec.decay))
             # autocast off: the sigmoid is taken in the weight's own precision
             self.decay_logit = self.add_weight(
                 name="decay_logit", shape=(), initializer=numerics.Constant(start), autocast=False
+            )
+        self.initial_potential: Any = None
+        if self.spec.learn_initial:
+            first = numerics.Constant(self.spec.start["potential"])
+            self.initial_potential = self.add_weight(
+                name="initial_potential", shape=(), initializer=first, autocast=False
             )
         self.built = True
 
@@ -93,7 +100,11 @@ class LIF(keras.layers.Layer):
         decay = None
         if self.decay_logit is not None:
             decay = ops.cast(ops.sigmoid(self.decay_logit), inputs.dtype)
-        output, final = self._lif(inputs, self.spec, _native_state(self.spec, state), decay=decay, time_axis=1)
+        start = _native_state(self.spec, state)
+        if state is None and self.initial_potential is not None:
+            potential = ops.cast(self.initial_potential, inputs.dtype)
+            start = self._initial_state(self.spec, inputs[:, 0], potential)
+        output, final = self._lif(inputs, self.spec, start, decay=decay, time_axis=1)
         if state is None and not self.return_state:
             return output
         return output, _keras_state(self.spec, final)

@@ -24,6 +24,7 @@ _PARTS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
     "decay_logit": "decay_logit",
+    "initial_potential": "initial_potential",
     "factors": "weight",
 }
 

@@ -20,12 +20,13 @@ Implementation = Literal["auto", "unrolled", "loop"]
 UNROLL_UP_TO = 5
 
 
-def initial_state(spec: LIFSpec, like: tf.Tensor) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
+def initial_state(spec: LIFSpec, like: tf.Tensor, potential: tf.Tensor | None = None) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential that the spec says, the other parts 0.
 
     Args:
         spec: the neuron.
         like: one step of its input, shape ``(batch, ...)``.
+        potential: takes the place of the spec's, as a learnt one does: a scalar, or a tensor that broadcasts.
 
     Example:
         >>> import tensorflow as tf
@@ -33,7 +34,8 @@ def initial_state(spec: LIFSpec, like: tf.Tensor) -> LIFState:
         [[0.5, 0.5]]
     """
     zero = tf.zeros_like(like)
-    return LIFState(**{name: zero + value for name, value in spec.start.items()})
+    start = spec.start if potential is None else spec.start | {"potential": tf.cast(potential, like.dtype)}
+    return LIFState(**{name: zero + value for name, value in start.items()})
 
 
 # nothing here branches on a tensor, and AutoGraph would make tracing several times slower

@@ -121,7 +121,10 @@ def _scaled(net: nn.Module, images: Any, rates: tuple[float, float]) -> Calibrat
             if module.spec.output != "spikes":
                 return given
             logit = None if module.decay_logit is None else float(module.decay_logit.detach())
-            found[path] = signal.scaled(path, module.spec, _array(x.detach()), layers, rates, logit)
+            spec, initial = module.spec, module.initial_potential
+            if initial is not None:
+                spec = spec.replace(initial_potential=float(initial.detach()))
+            found[path] = signal.scaled(path, spec, _array(x.detach()), layers, rates, logit)
             return x * found[path].factor, *given[1:]
 
         return hook

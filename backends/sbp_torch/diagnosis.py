@@ -219,8 +219,10 @@ def _firing(path: str, found: _Seen, gradients: list[Tensor]) -> Firing | None:
 def _spec(module: Any, path: str) -> tuple[LIFSpec, float | None]:
     if not isinstance(module, LIF):
         return neuron_spec(module, path), None
-    decay = module.decay_logit
-    return module.spec, None if decay is None else float(torch.sigmoid(decay.detach()))
+    spec, decay, initial = module.spec, module.decay_logit, module.initial_potential
+    if initial is not None:
+        spec = spec.replace(initial_potential=float(initial.detach()))
+    return spec, None if decay is None else float(torch.sigmoid(decay.detach()))
 
 
 def _stranger(path: str, module: Any, potential: Tensor, gradient: NDArray[Any]) -> Firing:

@@ -219,18 +219,20 @@ def _cast(state: LIFState, dtype: torch.dtype) -> LIFState:
     return LIFState(*(None if part is None else part.to(dtype) for part in state))
 
 
-def initial_state(spec: LIFSpec, like: Tensor) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
+def initial_state(spec: LIFSpec, like: Tensor, potential: Tensor | None = None) -> LIFState:
+    """Return the state of a neuron that starts afresh: the potential that the spec says, the other parts 0.
 
     Args:
         spec: the neuron.
         like: one step of its input, ``(batch, ...)``, for shape, dtype and device.
+        potential: takes the place of the spec's, as a learnt one does: a scalar, or a tensor that broadcasts.
 
     Example:
         >>> initial_state(LIFSpec(rest=0.5), torch.zeros(2)).potential.tolist()
         [0.5, 0.5]
     """
-    return LIFState(**{name: torch.full_like(like, value) for name, value in spec.start.items()})
+    state = LIFState(**{name: torch.full_like(like, value) for name, value in spec.start.items()})
+    return state if potential is None else state._replace(potential=potential.to(like.dtype).expand(like.shape))
 
 
 def _detach(x: Tensor) -> Tensor:

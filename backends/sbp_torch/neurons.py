@@ -9,15 +9,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sbp_core.inputs import check_input
 from sbp_core.specs.neurons import LIFSpec, LIFState
-from sbp_torch.neuron import Implementation, run
+from sbp_torch.neuron import Implementation, initial_state, run
 
 
 class LIF(nn.Module):
     """The canonical neuron over time, ``(time, batch, ...)`` to the same shape (equations: :class:`~sbp_core.LIFSpec`).
 
     It remembers nothing: each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al.
-    2024, Eq. 1-3. A learnt decay is the scalar parameter ``decay_logit``, with ``decay = sigmoid(decay_logit)``.
+    2024, Eq. 1-3. A learnt decay is the scalar parameter ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a
+    learnt start is ``initial_potential``.
 
     Args:
         spec: the neuron; or give the spec's fields as keywords instead.
@@ -35,6 +37,7 @@ class LIF(nn.Module):
     """
 
     decay_logit: nn.Parameter | None
+    initial_potential: nn.Parameter | None
     _defaults: ClassVar[Callable[..., LIFSpec]] = LIFSpec
 
     def __init__(self, spec: LIFSpec | None = None, *, implementation: Implementation = "auto", **fields: Any) -> None:
@@ -48,6 +51,9 @@ class LIF(nn.Module):
         self.register_parameter("decay_logit", None)
         if self.spec.learn_decay:
             self.decay_logit = nn.Parameter(torch.tensor(math.log(self.spec.decay / (1.0 - self.spec.decay))))
+        self.register_parameter("initial_potential", None)
+        if self.spec.learn_initial:
+            self.initial_potential = nn.Parameter(torch.tensor(self.spec.start["potential"]))
 
     def forward(
         self, x: Tensor, state: LIFState | None = None, *, return_state: bool = False
@@ -68,6 +74,9 @@ class LIF(nn.Module):
         """
         decay = None if self.decay_logit is None else torch.sigmoid(self.decay_logit)
         wants_state = return_state or state is not None
+        if state is None and self.initial_potential is not None:
+            check_input(x.shape, str(x.dtype))
+            state = initial_state(self.spec, x[0], self.initial_potential)
         output, final = run(self.spec, x, state, decay, self.implementation, wants_state=wants_state)
         return (output, final) if wants_state and final is not None else output
 

@@ -61,6 +61,7 @@ def neuron_specs(draw: st.DrawFn) -> LIFSpec:
         "input_gain": draw(st.just("complement") | _decimals(-1.0, 3.0)),
         "threshold": draw(_decimals(0.1, 3.0)),
         "rest": draw(_decimals(-0.7, 0.7)),
+        "initial_potential": draw(st.none() | _decimals(-0.7, 0.7)),
         "reset_value": draw(_decimals(-1.0, 1.0)),
         "surrogate": draw(surrogates()),
     }

@@ -345,21 +345,25 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
         x = x * tape.factor(path, x)
     if spec.learn_decay:
         decay = 1.0 / (1.0 + math.exp(-float(tape.weights[f"{path}.decay_logit"])))
+    learnt = float(tape.weights[f"{path}.initial_potential"]) if spec.learn_initial else None
+    start = neuron.initial_state(spec, x[0], learnt)
     nothing = LIFState(**{name: np.zeros_like(x[0]) for name in spec.state_parts})
     step_function = spec.surrogate.antiderivative if tape.smooth else None
 
     def differentiate(a: Float64) -> neuron.Adjoint:
-        return neuron.adjoint(spec, x, None, a, nothing, decay=decay, step_function=step_function)
+        return neuron.adjoint(spec, x, start, a, nothing, decay=decay, step_function=step_function)
 
     def back(a: Float64) -> Float64:
         found = differentiate(a)
         if decay is not None:
             tape.gradients[f"{path}.decay_logit"] = np.array(found.grad_decay * decay * (1.0 - decay))
+        if spec.learn_initial:
+            tape.gradients[f"{path}.initial_potential"] = np.array(np.sum(found.grad_state.potential))
         tape.neuron_gradients[path] = found.grad_input
         return found.grad_input
 
     tape.neurons[path] = x
-    tape.keep_off(np.array([neuron.margin(spec, x, decay=decay, ties=False)]))
+    tape.keep_off(np.array([neuron.margin(spec, x, start, decay=decay, ties=False)]))
     return differentiate(np.zeros_like(x)).output, back
 
 

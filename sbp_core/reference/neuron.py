@@ -33,15 +33,17 @@ class Adjoint(NamedTuple):
     grad_decay: float
 
 
-def initial_state(spec: LIFSpec, like: Any) -> LIFState:
-    """Return the state of a neuron that starts afresh: the potential at rest, the other parts 0.
+def initial_state(spec: LIFSpec, like: Any, potential: float | None = None) -> LIFState:
+    """Return the state of a neuron that starts afresh (``spec.start``).
 
     Args:
         spec: the neuron.
         like: one step of its input, shape ``(batch, ...)``.
+        potential: takes the place of the spec's, as a learnt one does.
     """
     zero = array_namespace(like).zeros_like(like)
-    return LIFState(**{name: zero + value for name, value in spec.start.items()})
+    start = spec.start if potential is None else spec.start | {"potential": potential}
+    return LIFState(**{name: zero + value for name, value in start.items()})
 
 
 def forward(

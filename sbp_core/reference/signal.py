@@ -44,10 +44,13 @@ class _Observer:
         gradients = {name.removeprefix("main."): value for name, value in net.gradients.items()}
         firing = []
         for path, (x, gradient) in net.neurons.items():
-            if self._neurons[path].output == "spikes":
+            spec, first = self._neurons[path], self._start.get(f"main.{path}.initial_potential")
+            if first is not None:
+                spec = spec.replace(initial_potential=float(first))
+            if spec.output == "spikes":
                 logit = self._start.get(f"main.{path}.decay_logit")
                 decay = None if logit is None else 1.0 / (1.0 + math.exp(-float(logit)))
-                firing.append(fired(path, self._neurons[path], x, gradient, decay))
+                firing.append(fired(path, spec, x, gradient, decay))
         order = [name for name in self._spec.parameter_shapes() if name in gradients]
         return Pass(firing, {name: gradients[name] for name in order}, _loss(log, labels))
 

@@ -126,8 +126,10 @@ def calibrate(
         taken.update(feeds[path])
         if neurons[path].output != "spikes":
             return 1.0
-        logit = start.get(f"{path}.decay_logit")
-        found[path] = scaled(path, neurons[path], x, layers, rates, None if logit is None else float(logit))
+        logit, first, neuron = start.get(f"{path}.decay_logit"), start.get(f"{path}.initial_potential"), neurons[path]
+        if first is not None:
+            neuron = neuron.replace(initial_potential=float(first))
+        found[path] = scaled(path, neuron, x, layers, rates, None if logit is None else float(logit))
         return found[path].factor
 
     run(start, factor)

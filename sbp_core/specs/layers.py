@@ -398,10 +398,13 @@ class Neuron(LayerSpec):
         return shape
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
-        """Return ``decay_logit`` where the decay is learnt."""
-        if not self.spec.learn_decay:
-            return {}
-        return {"decay_logit": Parameter((), math.log(self.spec.decay / (1.0 - self.spec.decay)))}
+        """Return ``decay_logit`` where the decay is learnt, ``initial_potential`` where that is."""
+        found = {}
+        if self.spec.learn_decay:
+            found["decay_logit"] = Parameter((), math.log(self.spec.decay / (1.0 - self.spec.decay)))
+        if self.spec.learn_initial:
+            found["initial_potential"] = Parameter((), self.spec.start["potential"])
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,10 @@ class LIFSpec(Spec):
         synaptic_decay: factor on the synaptic current per step, in [0, 1]; None for no synapse.
         threshold: potential at which it fires, finite.
         inclusive: fire at ``H >= threshold`` instead of ``H > threshold``.
-        rest: potential that it decays to, and starts from.
+        rest: potential that it decays to.
+        initial_potential: potential that it starts from; None for ``rest``.
+        learn_initial: a layer learns the potential that its neurons start from, one number for all, beginning with
+            ``initial_potential`` (Shen et al. 2024, IMP; theirs begins with a draw within 0.2 of 0).
         reset: "hard", "soft" or "none".
         reset_value: potential after a hard reset.
         reset_timing: "now", or "next" step.
@@ -80,6 +83,8 @@ class LIFSpec(Spec):
     threshold: float = 1.0
     inclusive: bool = False
     rest: float = 0.0
+    initial_potential: float | None = None
+    learn_initial: bool = False
     reset: Literal["hard", "soft", "none"] = "hard"
     reset_value: float = 0.0
     reset_timing: Literal["now", "next"] = "now"
@@ -99,7 +104,9 @@ class LIFSpec(Spec):
             self._set("synaptic_decay", validation.within("synaptic_decay", self.synaptic_decay, 0.0, 1.0))
         for name in ("threshold", "rest", "reset_value"):
             self._set(name, validation.finite(name, getattr(self, name)))
-        for name in ("learn_decay", "inclusive", "detach_reset", "complementary_state"):
+        if self.initial_potential is not None:
+            self._set("initial_potential", validation.finite("initial_potential", self.initial_potential))
+        for name in ("learn_decay", "learn_initial", "inclusive", "detach_reset", "complementary_state"):
             validation.flag(name, getattr(self, name))
         validation.choice("reset", self.reset, ("hard", "soft", "none"))
         validation.choice("reset_timing", self.reset_timing, ("now", "next"))
@@ -160,13 +167,14 @@ class LIFSpec(Spec):
 
     @property
     def start(self) -> dict[str, float]:
-        """What each part of the state is where the neuron starts afresh: the potential at rest, the others 0.
+        """What each part of the state is where the neuron starts afresh: the potential's own start, the others 0.
 
         Example:
             >>> LIFSpec.complementary(rest=0.5).start
             {'potential': 0.5, 'complementary': 0.0}
         """
-        return {name: self.rest if name == "potential" else 0.0 for name in self.state_parts}
+        potential = self.rest if self.initial_potential is None else self.initial_potential
+        return {name: potential if name == "potential" else 0.0 for name in self.state_parts}
 
     @property
     def stores_spikes(self) -> bool:

@@ -10,7 +10,7 @@ from sbp_core.specs.layers import Shape
 from sbp_core.specs.structure import Composite, Parallel, Residual, numbered, placed_in, sequence
 
 SEED = 20261125
-SMOOTH = LIFSpec(surrogate="gaussian", decay=0.6, learn_decay=True)
+SMOOTH = LIFSpec(surrogate="gaussian", decay=0.6, learn_decay=True, learn_initial=True)
 
 # layer, channels and space of its input
 LAYERS = {

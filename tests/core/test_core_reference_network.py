@@ -12,7 +12,7 @@ from sbp_core.reference.networks import initial_weights
 SEED = 20261124
 SMALL = {"depths": (1, 1), "widths": (2, 3), "num_classes": 3, "in_channels": 2, "time_steps": 2}
 NETWORKS = {
-    "cifar": ResNetSpec(**SMALL, neuron=LIFSpec(surrogate="gaussian", learn_decay=True)),
+    "cifar": ResNetSpec(**SMALL, neuron=LIFSpec(surrogate="gaussian", learn_decay=True, learn_initial=True)),
     "imagenet": ResNetSpec(**SMALL, stem="imagenet", neuron=LIFSpec(surrogate="gaussian", reset="soft")),
     "current, delayed": ResNetSpec(
         **SMALL, neuron=LIFSpec(surrogate="gaussian", synaptic_decay=0.4, output_delay=1, decay=0.8)

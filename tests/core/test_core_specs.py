@@ -76,6 +76,7 @@ def test_specs_are_frozen_and_hashable(spec):
         ({"output_delay": 2}, "output_delay must be 0 or 1"),
         ({"surrogate": "box"}, "surrogate must be one of 'rectangle'.*got 'box'"),
         ({"learn_decay": True, "decay": 1.0}, "strictly between 0 and 1"),
+        ({"initial_potential": float("inf")}, "initial_potential"),
         ({"complementary_state": True, "reset": "none"}, "complementary_state acts in the reset: .* got 'none'"),
         ({"complementary_state": True, "reset_timing": "next"}, "complementary_state acts .* got 'hard' and 'next'"),
         ({"output": "potential"}, "never fires"),

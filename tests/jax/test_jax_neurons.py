@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 import sbp_jax
-from sbp_core import LIFSpec
+from sbp_core import LIFSpec, LIFState
+from sbp_core.reference.neuron import adjoint
 
 X = jnp.asarray(np.random.default_rng(21).normal(0.5, 0.6, (4, 2, 3)), jnp.float32)
 
@@ -36,6 +37,22 @@ def test_only_a_learnt_decay_is_a_parameter_and_starts_from_the_spec():
     layer = sbp_jax.PLIF(decay=0.75)
     assert list(nnx.state(layer, nnx.Param)) == ["decay_logit"]
     np.testing.assert_allclose(jax.nn.sigmoid(layer.decay_logit[...]), 0.75, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [4, 12], ids=["unrolled", "scan"])
+def test_a_learnt_start_begins_where_the_spec_says_and_has_the_adjoints_gradient(steps):
+    spec = LIFSpec(decay=0.7, rest=-0.1, initial_potential=0.4, learn_initial=True, surrogate="sigmoid")
+    layer = sbp_jax.LIF(spec)
+    assert list(nnx.state(layer, nnx.Param)) == ["initial_potential"]
+    assert layer.initial_potential[...].item() == np.float32(0.4)
+    layer.initial_potential[...] = jnp.float32(0.55)
+    x = np.random.default_rng(3).normal(0.4, 0.8, (steps, 2, 3)).astype("float32")
+    given = np.random.default_rng(1).normal(size=x.shape)
+    gradient = nnx.grad(lambda layer: (layer(jnp.asarray(x)) * given).sum())(layer)["initial_potential"][...]
+    start = LIFState(np.full(x.shape[1:], 0.55))
+    found = adjoint(spec, x.astype("float64"), start, given, LIFState(np.zeros(x.shape[1:])))
+    np.testing.assert_array_equal(layer(jnp.asarray(x)), found.output)
+    np.testing.assert_allclose(gradient, found.grad_state.potential.sum(), rtol=1e-4)
 
 
 def test_the_learnt_decay_gets_a_gradient_and_changes_the_output():

@@ -105,6 +105,28 @@ def test_the_surrogate_gradient_and_the_learnt_decay_train_as_the_adjoint_says()
     np.testing.assert_allclose(numpy(model.get_layer("neuron").decay_logit), logit, rtol=1e-5)
 
 
+def test_a_learnt_start_begins_where_the_spec_says_and_trains_as_the_adjoint_says(tmp_path):
+    spec = LIFSpec(initial_potential=0.4, rest=-0.1, learn_initial=True, surrogate=Rectangle(width=2.0))
+    x, target = dyadic((4, 5, 3), seed=5), dyadic((4, 5, 3), seed=6)
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, sbp_keras.LIF(spec, name="neuron")(inputs))
+    np.testing.assert_allclose(numpy(model.get_layer("neuron").initial_potential), 0.4, rtol=1e-6)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    model.fit(x, target, batch_size=4, epochs=1, verbose=0)
+
+    major = np.swapaxes(x, 0, 1).astype("float64")
+    output, _ = forward(spec, major)
+    cotangent = 2.0 * (output - np.swapaxes(target, 0, 1)) / x.size
+    found = adjoint(spec, major, None, cotangent, LIFState(np.zeros((4, 3)))).grad_state.potential.sum()
+    assert abs(found) > 1e-3
+    learnt = numpy(model.get_layer("neuron").initial_potential)
+    np.testing.assert_allclose(learnt, 0.4 - found, rtol=1e-5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(again.get_layer("neuron").initial_potential), learnt)
+    np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
+
+
 def test_a_learnt_decay_starts_at_the_specs():
     layer = sbp_keras.PLIF(decay=0.8)
     layer.build((None, 4, 3))

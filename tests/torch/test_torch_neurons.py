@@ -10,7 +10,10 @@ import torch
 
 import sbp_torch
 from sbp_core import LIFSpec, LIFState, Rectangle, Sigmoid, presets
+from sbp_core.reference.neuron import adjoint
 from sbp_core.specs.surrogates import FAMILIES
+from sbp_torch.kernels import fused
+from sbp_torch.neuron import implementation_for
 
 SEED = 20261123
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -196,6 +199,29 @@ def test_a_learnt_decay_starts_at_the_specs_and_gets_a_gradient_worked_by_hand()
     state.potential.sum().backward()
     # potential = decay * (1 - decay) * 2 + (1 - decay), and d decay / d w = decay * (1 - decay)
     assert layer.decay_logit.grad.item() == pytest.approx((2 * (1 - 2 * 0.8) - 1) * 0.8 * 0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 8192], ids=["loop", "fused"])
+def test_a_learnt_start_begins_where_the_spec_says_and_has_the_adjoints_gradient(batch):
+    spec = LIFSpec(decay=0.7, rest=-0.1, initial_potential=0.375, learn_initial=True, surrogate=Sigmoid())
+    layer = sbp_torch.LIF(spec).double()
+    assert [(name, value.item()) for name, value in layer.named_parameters()] == [("initial_potential", 0.375)]
+    assert implementation_for(torch.zeros(4, batch, 3)) == ("loop" if batch == 2 or not fused.available() else "fused")
+    with torch.no_grad():
+        layer.initial_potential.fill_(0.55)
+    x = np.random.default_rng(SEED).normal(0.4, 0.8, (4, batch, 3))
+    given = np.random.default_rng(1).normal(size=x.shape)
+    output = layer(torch.from_numpy(x))
+    (output * torch.from_numpy(given)).sum().backward()
+    start = LIFState(np.full(x.shape[1:], 0.55))
+    found = adjoint(spec, x, start, given, LIFState(np.zeros(x.shape[1:])))
+    np.testing.assert_array_equal(output.detach().numpy(), found.output)
+    assert layer.initial_potential.grad.item() == pytest.approx(found.grad_state.potential.sum(), rel=1e-9)
+    # a state that is passed is where it starts
+    output = layer(torch.from_numpy(x), sbp_torch.initial_state(spec, torch.from_numpy(x[0])))[0]
+    assert torch.equal(output.detach(), sbp_torch.lif(torch.from_numpy(x), spec)[0])
+    with pytest.raises(ValueError, match="at least one time step"):
+        layer(torch.zeros(0, 2, 3))
 
 
 def test_each_kin_has_its_own_defaults():

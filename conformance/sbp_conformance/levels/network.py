@@ -106,7 +106,7 @@ class _NetworkCase(Case):
             drawn: Float64 = np.asarray(start, np.float64)
             if name.endswith(".running_var") or (drawn.ndim == 1 and name.endswith(".weight")):
                 drawn = random.uniform(0.6, 1.4, drawn.shape)
-            elif ".running_mean" in name or name.endswith(("bias", ".decay_logit")):
+            elif ".running_mean" in name or name.endswith(("bias", ".decay_logit", ".initial_potential")):
                 drawn = drawn + random.normal(self.shift if name.endswith("bias") else 0.0, 0.3, drawn.shape)
             elif name.endswith(".fc.weight"):
                 # so that the neurons of hidden layers fire
@@ -306,6 +306,7 @@ def _full_neuron(**fields: Any) -> LIFSpec:
         "input_gain": 1.3,
         "threshold": 0.6,
         "rest": -0.1,
+        "initial_potential": 0.25,
         "reset_value": 0.2,
         "inclusive": True,
         "surrogate": Sigmoid(height=0.8, width=0.7),
@@ -318,7 +319,9 @@ def _networks() -> dict[str, _Given]:
     double: dict[str, Any] = {"dtypes": ("float64",)}
     deep = resnet18_spec(widths=(8, 8, 9, 10), **_SMALL)
     pooled = ResNetSpec(**_SHALLOW, stem="imagenet")
-    learnt = ResNetSpec(**_SHALLOW, neuron=LIFSpec.complementary(learn_decay=True, surrogate=ArcTan()))
+    learnt = ResNetSpec(
+        **_SHALLOW, neuron=LIFSpec.complementary(learn_decay=True, learn_initial=True, surrogate=ArcTan())
+    )
     current = LIFSpec(
         synaptic_decay=0.5, reset_timing="next", detach_reset=True, input_gain="complement", surrogate=ArcTan()
     )
@@ -415,7 +418,7 @@ def network_cases() -> tuple[Case, ...]:
 def training_cases() -> tuple[Case, ...]:
     """Return five steps with a moving coefficient, of summed logits and of summed losses."""
     plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
-    learnt = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), learn_decay=True))
+    learnt = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), learn_decay=True, learn_initial=True))
     networks = {
         "logits": (ShortcutNetwork(plain, ("layer1",), LossSpec(combine="logits")), ("float32",), ("float32",)),
         "losses": (ShortcutNetwork(learnt, ("stem", "layer1"), LossSpec()), ("float64",), ()),

@@ -125,6 +125,12 @@ RANGES: dict[str, tuple[tuple[int, ...], LIFSpec, float | None]] = {
     "one-neuron": ((4, 2, 1), LIFSpec(learn_decay=True, surrogate=ArcTan()), 0.4),
     "two-axes-of-one": ((3, 1), LIFSpec(reset_timing="next", surrogate=ArcTan()), None),
     "six-axes": ((3, 2, 1, 2, 1, 2), LIFSpec(reset="soft", surrogate=ArcTan()), None),
+    "initial-potential": ((4, 2, 3), LIFSpec(initial_potential=0.6, rest=-0.2, decay=0.9, surrogate=ArcTan()), None),
+    "initial-above-threshold-next": (
+        (4, 2, 3),
+        LIFSpec(initial_potential=1.4, reset_timing="next", output_delay=1, surrogate=ArcTan()),
+        None,
+    ),
     "all-small": ((4, 2, 3), LIFSpec(decay=0.04, input_gain=0.03, threshold=0.06, surrogate=ArcTan()), None),
     "one-sample-with-a-state": ((4, 1, 3), LIFSpec(decay=0.8, surrogate=ArcTan()), None),
     "all-large": ((4, 2, 3), LIFSpec(decay=0.97, input_gain=3.2, threshold=4.3, surrogate=Gaussian(width=3.0)), None),
@@ -229,7 +235,7 @@ def _ranges() -> list[NeuronCase]:
             shape,
             kind=EdgeOfRangeCase,
             decay_logit=logit or 0.0,
-            with_state=index % 2 == 0,
+            with_state=index % 2 == 0 and spec.initial_potential is None,
             # float32 does not hold 1 minus a decay that is nearly 1
             dtypes=(FULL[0 if spec.learn_decay else index % 2],),
         )

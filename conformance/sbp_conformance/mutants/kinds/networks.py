@@ -38,8 +38,8 @@ def _networks() -> dict[str, Change]:
     def teacher(a: Arguments) -> Arguments:
         return {"network": a["network"]._replace(loss=a["network"].loss.replace(detach_teacher=True))}
 
-    # ties are the neuron level's; the decay may be learnt
-    left_out = ("learn_decay", "output", "decay", "inclusive")
+    # ties are the neuron level's; the decay and the start may be learnt
+    left_out = ("learn_decay", "learn_initial", "output", "decay", "inclusive")
     names = [field.name for field in dataclasses.fields(LIFSpec) if field.name not in left_out]
     return {
         **{f"{name} of a network ignored": neurons(name) for name in names},
@@ -50,6 +50,7 @@ def _networks() -> dict[str, Change]:
         "images of odd size": gradients(
             lambda a: bool(a["batch"].images.shape[2] % 2), lambda name: "downsample" in name
         ),
+        "learnt start": gradients(lambda a: True, lambda name: name.endswith(".initial_potential")),
         "third block of a stage": gradients(lambda a: True, lambda name: name.startswith("main.layer1.2.")),
         "third stage": gradients(lambda a: True, lambda name: name.startswith("main.layer3.")),
         "branches at coefficient 0": from_network(

@@ -145,6 +145,7 @@ def _values() -> dict[str, Change]:
         ),
         "reset at most the threshold": _spec(lambda s: {"reset_value": min(s.reset_value, s.threshold)}),
         "rest at most the threshold": _spec(lambda s: {"rest": min(s.rest, s.threshold)}),
+        "initial potential taken for rest": _spec(lambda s: {"initial_potential": None}),
         "threshold at most 2": _spec(lambda s: {"threshold": min(s.threshold, 2.0)}),
         "decay above 0.95 taken for 1": _spec(
             lambda s: {"decay": 1.0} if s.decay > 0.95 and s.input_gain != "complement" and not s.learn_decay else {}
