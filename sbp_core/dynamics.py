@@ -21,6 +21,17 @@ def _sigmoid(x: Any) -> Any:
     return 0.5 * array_namespace(x).tanh(0.5 * x) + 0.5
 
 
+def spread(x: Any, xp: Any = None) -> Any:
+    """Return the standard deviation of all of ``x``, a thousandth at least.
+
+    Args:
+        x: potentials.
+        xp: their array namespace, found unless given.
+    """
+    functions = array_namespace(x) if xp is None else xp
+    return functions.sqrt(functions.mean((x - functions.mean(x)) ** 2) + 1e-6)
+
+
 def step(
     spec: LIFSpec,
     state: LIFState,
@@ -29,6 +40,7 @@ def step(
     spike: Function,
     detach: Function,
     sigmoid: Function = _sigmoid,
+    spread: Function = spread,
     decay: Any = None,
 ) -> tuple[Any, LIFState]:
     """Advance the neuron by one time step (equations: :class:`~sbp_core.LIFSpec`; Guo et al. 2024, Eq. 1-3).
@@ -40,11 +52,21 @@ def step(
         spike: maps ``u - threshold`` to spikes of the same dtype; its gradient is the surrogate's.
         detach: returns its argument, outside the gradient.
         sigmoid: of a complementary state; the array API's unless given.
+        spread: what a width follows; :func:`spread` unless given.
         decay: a learnt decay that takes the place of ``spec.decay``; a scalar, or an array that broadcasts to ``x``.
 
     Returns:
         The output (spikes, or the potential of a read-out) and the new state.
     """
+
+    def fire(potential: Any) -> Any:
+        over = potential - spec.threshold
+        if not spec.width_follows:
+            return spike(over)
+        half_width: float = spec.surrogate.half_width  # type: ignore[attr-defined]  # the spec has checked
+        # stretched by a constant, it fires where it did, and its derivative is the wider surrogate's
+        return spike(half_width / detach(spread(over)) * over)
+
     kept = spec.decay if decay is None else decay
     potential, current = state.potential, x
     if spec.synaptic_decay is not None:
@@ -52,7 +74,7 @@ def step(
 
     earlier = None
     if spec.output == "spikes" and not spec.stores_spikes and (spec.output_delay or _resets_next(spec)):
-        earlier = spike(potential - spec.threshold)
+        earlier = fire(potential)
 
     pending = None
     if earlier is not None and _resets_next(spec):
@@ -70,7 +92,7 @@ def step(
     if earlier is not None and spec.output_delay:
         return earlier, LIFState(before, stored_current)
 
-    spikes = spike(before - spec.threshold)
+    spikes = fire(before)
     after, memory = before, None
     if spec.reset_timing == "now" and spec.reset != "none":
         erasing = detach(spikes) if spec.detach_reset else spikes

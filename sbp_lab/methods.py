@@ -150,6 +150,12 @@ METHODS: dict[str, Method] = {
             source="Shen et al. 2024, initial membrane potential",
             states={"neuron.learn_initial": True},
         ),
+        Method(
+            name="mpd-agl",
+            summary="the surrogate's width follows the spread of the potentials, layer by layer, step by step",
+            source="after Jiang et al. 2025, MPD-AGL",
+            states={"neuron.width_follows": True},
+        ),
         Method(name="detached", summary="no gradient through the reset", states={"neuron.detach_reset": True}),
         Method(
             name="tdbn",

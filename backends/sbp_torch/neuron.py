@@ -52,8 +52,9 @@ def lif(
             the CPU with numba, on CUDA with Triton. "packed" is that on the CPU, and keeps a few bits of each element
             for the backward in place of the input: for neurons whose adjoint needs no more (a box surrogate, and no
             gradient through a hard reset); it has no second derivative. "auto" takes "fused" where it can and the
-            input is large enough to gain by it. A surrogate of your own that no loop can be made of, and whatever is
-            exported or traced, runs as tensor operations: :func:`implementation_for` says which, and why.
+            input is large enough to gain by it. A surrogate of your own that no loop can be made of, one whose width
+            follows, and whatever is exported or traced, runs as tensor operations: :func:`implementation_for` says
+            which, and why.
         time_axis: 1 where ``x``, and so the output, is ``(batch, time, ...)``.
 
     Returns:
@@ -209,7 +210,14 @@ def _loop(spec: LIFSpec, x: Tensor, state: LIFState | None, decay: Tensor | floa
     outputs = []
     for current in steps:
         output, state = dynamics.step(
-            spec, state, current, spike=spike, detach=_detach, sigmoid=torch.sigmoid, decay=decay
+            spec,
+            state,
+            current,
+            spike=spike,
+            detach=_detach,
+            sigmoid=torch.sigmoid,
+            spread=_spread,
+            decay=decay,
         )
         outputs.append(output)
     return torch.stack(outputs), state
@@ -233,6 +241,11 @@ def initial_state(spec: LIFSpec, like: Tensor, potential: Tensor | None = None) 
     """
     state = LIFState(**{name: torch.full_like(like, value) for name, value in spec.start.items()})
     return state if potential is None else state._replace(potential=potential.to(like.dtype).expand(like.shape))
+
+
+def _spread(x: Tensor) -> Tensor:
+    found: Tensor = dynamics.spread(x, torch)
+    return found
 
 
 def _detach(x: Tensor) -> Tensor:

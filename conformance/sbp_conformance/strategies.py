@@ -67,6 +67,8 @@ def neuron_specs(draw: st.DrawFn) -> LIFSpec:
     }
     if fields["reset"] != "none" and fields["reset_timing"] == "now":
         fields["complementary_state"] = draw(st.booleans())
+    if fields["output_delay"] == 0 and hasattr(fields["surrogate"], "half_width"):
+        fields["width_follows"] = draw(st.booleans())
     return LIFSpec(**fields)
 
 

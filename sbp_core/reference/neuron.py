@@ -126,12 +126,12 @@ def adjoint(
     outputs = []
     for c in x:
         current = c if spec.synaptic_decay is None else spec.synaptic_decay * current + c
-        R = heaviside(V - threshold)
+        R = heaviside(_stretch(spec, V) * (V - threshold))
         resting = V * (1.0 - R) + low * R if hard and later else V
         H = spec.rest + kept * (resting - spec.rest) + gain * current
         if soft and later:
             H = H - threshold * R
-        S = heaviside(H - threshold)
+        S = heaviside(_stretch(spec, H) * (H - threshold))
         tape.append((V, resting, R, current, H, S, M))
         outputs.append(H if not fires else spikes if spec.stores_spikes else R if spec.output_delay else S)
         V = H
@@ -180,7 +180,8 @@ def adjoint(
             aH = aH + (1.0 - kept) * a_leak
             a_decay -= float(np.sum(a_leak * (H - spec.rest)))
             aM = aM * kept_share
-        aH = aH + aS * spec.surrogate.derivative(H - threshold, np)
+        stretch = _stretch(spec, H)
+        aH = aH + aS * stretch * spec.surrogate.derivative(stretch * (H - threshold), np)
 
         a_decay += float(np.sum(aH * (resting - spec.rest)))
         if spec.input_gain == "complement":
@@ -195,7 +196,8 @@ def adjoint(
         elif hard and later:
             aR = aR if spec.detach_reset else aR + aV * (low - V)
             aV = aV * (1.0 - R)
-        aV = aV + aR * spec.surrogate.derivative(V - threshold, np)
+        stretch = _stretch(spec, V)
+        aV = aV + aR * stretch * spec.surrogate.derivative(stretch * (V - threshold), np)
 
     grad_state = LIFState(aV, aI if spec.synaptic_decay is not None else None, aP if spec.stores_spikes else None, aM)
     return Adjoint(np.stack(outputs), final, grad_input, grad_state, a_decay)
@@ -205,8 +207,15 @@ def _sigmoid(x: Float64) -> Float64:
     return 1.0 / (1.0 + np.exp(-x))
 
 
+def _stretch(spec: LIFSpec, potential: Float64) -> float:
+    if not spec.width_follows:
+        return 1.0
+    half_width: float = spec.surrogate.half_width  # type: ignore[attr-defined]  # the spec has checked
+    return float(half_width / np.sqrt(np.var(potential) + 1e-6))
+
+
 def jumps(spec: LIFSpec) -> tuple[float, ...]:
-    """Return where, relative to the threshold, spikes or their surrogate gradient jump."""
+    """Return where, relative to the threshold (and stretched, where the width follows), spikes or gradients jump."""
     edge = spec.surrogate.width / 2 if isinstance(spec.surrogate, Rectangle | LeakyRectangle) else 0.0
     return (0.0, -edge, edge) if edge else (0.0,)
 

@@ -59,6 +59,11 @@ class LIFSpec(Spec):
         detach_reset: keep the spikes' gradient out of the reset; a complementary state keeps its own.
         complementary_state: remember the spikes in ``M``, which fades the less the more the potential leaks, and make
             the reset stronger by it: the neuron CLIF (:meth:`complementary`). It needs a reset, "now".
+        width_follows: at each step the surrogate is stretched, its area kept, until its half width is the standard
+            deviation of the potentials before reset, over layer and batch (those that a process has; a mapped sample
+            alone); the gradient takes that for a constant. It needs spikes without delay, and a surrogate with a half
+            width (after Jiang et al. 2025, MPD-AGL, who take the deviation from the scale of the batch norm in front;
+            here it is measured).
         output: "spikes", or "potential" for a read-out that never fires.
         surrogate: a surrogate, or the name of a family.
 
@@ -91,6 +96,7 @@ class LIFSpec(Spec):
     output_delay: Literal[0, 1] = 0
     detach_reset: bool = False
     complementary_state: bool = False
+    width_follows: bool = False
     output: Literal["spikes", "potential"] = "spikes"
     surrogate: Surrogate = Rectangle()
 
@@ -106,7 +112,14 @@ class LIFSpec(Spec):
             self._set(name, validation.finite(name, getattr(self, name)))
         if self.initial_potential is not None:
             self._set("initial_potential", validation.finite("initial_potential", self.initial_potential))
-        for name in ("learn_decay", "learn_initial", "inclusive", "detach_reset", "complementary_state"):
+        for name in (
+            "learn_decay",
+            "learn_initial",
+            "inclusive",
+            "detach_reset",
+            "complementary_state",
+            "width_follows",
+        ):
             validation.flag(name, getattr(self, name))
         validation.choice("reset", self.reset, ("hard", "soft", "none"))
         validation.choice("reset_timing", self.reset_timing, ("now", "next"))
@@ -118,6 +131,13 @@ class LIFSpec(Spec):
             raise ValueError(f"decay must lie strictly between 0 and 1 where learn_decay is set, got {self.decay!r}")
         if self.output == "potential" and (self.reset != "none" or self.output_delay):
             raise ValueError("output 'potential' never fires: it needs reset='none' and output_delay=0")
+        if self.width_follows and (self.output == "potential" or self.output_delay):
+            raise ValueError(
+                "width_follows is of the spikes of the same step: it needs output='spikes' and output_delay=0, "
+                f"got {self.output!r} and {self.output_delay!r}"
+            )
+        if self.width_follows and not hasattr(self.surrogate, "half_width"):
+            raise ValueError(f"width_follows needs a surrogate with a half width, got {self.surrogate!r}")
         if self.complementary_state and (self.reset == "none" or self.reset_timing != "now"):
             raise ValueError(
                 "complementary_state acts in the reset: it needs reset='hard' or 'soft' and reset_timing='now', "

@@ -256,6 +256,15 @@ def sigmoid(x: Operand) -> Operand:
     return 0.5 * Node("tanh", 0.5 * x) + 0.5
 
 
+def spread(x: Operand) -> Operand:
+    """Refuse: it is of all elements at once.
+
+    Raises:
+        NotTraceableError: always.
+    """
+    raise NotTraceableError("the spread of a layer's potentials, which width_follows needs")
+
+
 def detach(x: Operand) -> Operand:
     """Record a value that lets no gradient through."""
     return Node("detach", x)

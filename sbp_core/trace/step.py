@@ -81,6 +81,7 @@ def step_graph(spec: LIFSpec) -> StepGraph:
         spike=lambda u: expression.spike(u, spec.surrogate, inclusive=spec.inclusive),
         detach=expression.detach,
         sigmoid=expression.sigmoid,
+        spread=expression.spread,
         decay=decay if spec.learn_decay else None,
     )
     results = [output, *(getattr(after, name) for name in parts)]

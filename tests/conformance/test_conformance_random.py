@@ -40,6 +40,7 @@ def test_a_normal_run_makes_up_the_same_neurons_of_the_whole_family():
         "learn_decay",
         "inclusive",
         "complementary_state",
+        "width_follows",
     ):
         assert len({getattr(spec, field) for spec in first}) > 1, field
     assert len({type(spec.surrogate) for spec in first}) >= 5

@@ -22,6 +22,7 @@ COMBINATIONS += [
     for fields in COMBINATIONS
     if fields["reset"] != "none" and fields["reset_timing"] == "now"
 ]
+COMBINATIONS += [fields | {"width_follows": True} for fields in COMBINATIONS if not fields["output_delay"]]
 GENERAL = {"decay": 0.7, "threshold": 0.9, "rest": 0.1, "reset_value": -0.2, "input_gain": 0.8, "surrogate": "gaussian"}
 
 
@@ -281,6 +282,27 @@ def test_clif_is_the_fields(reset):
         np.testing.assert_array_equal(found, spikes)
         np.testing.assert_allclose(state.potential, u, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(state.complementary, m, rtol=1e-12)
+
+
+def test_a_width_that_follows_is_twice_the_deviation_of_the_potentials_and_keeps_the_area():
+    # Jiang et al. 2025: a rectangle of width w and height 1 / w, w = 2 * deviation, anew at each step
+    x = np.random.default_rng(5).normal(0.8, 2.5, (4, 16, 50))
+    spec = LIFSpec(decay=0.5, width_follows=True)
+    found = neuron.adjoint(spec, x, None, np.ones_like(x), LIFState(np.zeros(x.shape[1:])))
+    u, widths, slopes = np.zeros(x.shape[1:]), [], []
+    for current in x:
+        h = 0.5 * u + current
+        widths.append(2.0 * h.std())
+        slopes.append((np.abs(h - 1.0) < widths[-1] / 2) / widths[-1])
+        u = h * (h <= 1.0)
+    np.testing.assert_allclose(found.grad_input[-1], slopes[-1], rtol=1e-6)
+    assert 0.5 < np.mean(slopes[-1] > 0.0) < 0.95
+    assert widths[-1] > 3.0
+    fixed = neuron.adjoint(spec.replace(width_follows=False), x, None, np.ones_like(x), LIFState(np.zeros(x.shape[1:])))
+    np.testing.assert_array_equal(found.output, fixed.output)
+    # potentials that are all alike have no deviation, and do no harm
+    alike = neuron.adjoint(spec, np.ones((2, 3, 4)), None, np.ones((2, 3, 4)), LIFState(np.zeros((3, 4))))
+    assert np.isfinite(alike.grad_input).all()
 
 
 def test_plif_is_the_fields():

@@ -77,6 +77,8 @@ def test_specs_are_frozen_and_hashable(spec):
         ({"surrogate": "box"}, "surrogate must be one of 'rectangle'.*got 'box'"),
         ({"learn_decay": True, "decay": 1.0}, "strictly between 0 and 1"),
         ({"initial_potential": float("inf")}, "initial_potential"),
+        ({"width_follows": True, "output_delay": 1}, "width_follows is of the spikes of the same step: .* and 1"),
+        ({"width_follows": True, "surrogate": "straight_through"}, "width_follows needs a surrogate with a half width"),
         ({"complementary_state": True, "reset": "none"}, "complementary_state acts in the reset: .* got 'none'"),
         ({"complementary_state": True, "reset_timing": "next"}, "complementary_state acts .* got 'hard' and 'next'"),
         ({"output": "potential"}, "never fires"),

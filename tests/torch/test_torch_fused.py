@@ -76,6 +76,21 @@ def test_fused_equals_tensor_operations_with_a_complementary_state(reset):
         implementation_for(x, spec=spec, implementation="packed")
 
 
+def test_a_width_that_follows_is_declined_by_name_and_computed_by_tensor_operations():
+    spec = LIFSpec(width_follows=True)
+    assert implementation_for(torch.zeros(4, 1 << 15), spec=spec) == "loop"
+    with pytest.raises(
+        ValueError, match="the spread of a layer's potentials, which width_follows needs; 'auto' and 'l"
+    ):
+        implementation_for(torch.zeros(2, 3), spec=spec, implementation="fused")
+    x = torch.randn(4, 8, 8192, generator=torch.Generator().manual_seed(SEED)).requires_grad_()
+    small = x.detach()[:, :1, :64].clone().requires_grad_()
+    for given in (x, small):
+        lif(given, spec)[0].sum().backward()
+        width = 2 * given[0].std(correction=0).item()
+        assert given.grad[-1].max().item() == pytest.approx(1 / width, rel=0.2)
+
+
 def test_fused_keeps_channels_last_memory_and_its_values():
     torch.manual_seed(SEED)
     x = torch.randn(3, 2, 4, 5, 6).permute(0, 1, 4, 2, 3).requires_grad_()

@@ -8,6 +8,7 @@
 - ``wide``: every pair of the factors that change the loops over more elements than blocks, threads or fused loops begin
   at, none a multiple of a block. ``long``: hundreds of steps.
 - ``clif``: every pair of the factors of a neuron with a complementary state, two of them compiled, two wide.
+- ``follows``: a surrogate whose width follows the potentials.
 - ``tie``: potentials exactly on the threshold, in every dtype.
 """
 
@@ -161,6 +162,18 @@ CLIF_FACTORS: dict[str, tuple[Any, ...]] = {
     "shape": ((1, 2, 3), (4, 2, 3), (20, 2, 3)),
 }
 
+FOLLOWS_FACTORS: dict[str, tuple[Any, ...]] = {
+    "width_follows": (True,),
+    "reset": ("hard", "soft", "none"),
+    "reset_timing": ("now", "next"),
+    "detach_reset": (False, True),
+    "decay": (0.6, "learnt"),
+    "levels": ((0.0, 0.0), (0.1, -0.2)),
+    "surrogate": (ArcTan(width=0.8), Rectangle(width=1.7), Triangle(width=1.5)),
+    "with_state": (False, True),
+    "shape": ((4, 2, 3), (20, 2, 3)),
+}
+
 # factors that are powers of two: none of these rounds
 TIES: dict[str, LIFSpec] = {
     "hard": LIFSpec(),
@@ -178,7 +191,7 @@ TIES: dict[str, LIFSpec] = {
 
 def cases() -> tuple[Case, ...]:
     """Return all of them."""
-    return (*_pairs(), *_compiled(), *_named(), *_ranges(), *_wide(), *_long(), *_clif(), *_ties())
+    return (*_pairs(), *_compiled(), *_named(), *_ranges(), *_wide(), *_long(), *_clif(), *_follows(), *_ties())
 
 
 def _pairs() -> list[NeuronCase]:
@@ -290,6 +303,15 @@ def _clif() -> list[NeuronCase]:
         _case("clif-compiled-hard", 9101, hard, (3, 2, 3), compiled=("float32",), with_state=True),
         _case("clif-wide", 9102, spec, WIDE_SHAPES[1], kind=WideCase, dtypes=("float64",)),
         _case("clif-wide-long", 9103, hard, WIDE_SHAPES[3], kind=WideCase, dtypes=("float32",), with_state=True),
+    ]
+
+
+def _follows() -> list[NeuronCase]:
+    rows = pairwise(FOLLOWS_FACTORS, seed=1)
+    both = LIFSpec.complementary(width_follows=True, surrogate=ArcTan())
+    return [
+        *(_of_row(f"follows-{index:02d}", 9200 + index, row) for index, row in enumerate(rows)),
+        _case("follows-clif", 9300, both, (3, 2, 3), compiled=("float64",), with_state=True),
     ]
 
 

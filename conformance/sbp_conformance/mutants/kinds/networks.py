@@ -38,8 +38,8 @@ def _networks() -> dict[str, Change]:
     def teacher(a: Arguments) -> Arguments:
         return {"network": a["network"]._replace(loss=a["network"].loss.replace(detach_teacher=True))}
 
-    # ties are the neuron level's; the decay and the start may be learnt
-    left_out = ("learn_decay", "learn_initial", "output", "decay", "inclusive")
+    # ties are the neuron level's; the decay and the start may be learnt, and widths are the neuron's
+    left_out = ("learn_decay", "learn_initial", "width_follows", "output", "decay", "inclusive")
     names = [field.name for field in dataclasses.fields(LIFSpec) if field.name not in left_out]
     return {
         **{f"{name} of a network ignored": neurons(name) for name in names},
