@@ -1,7 +1,7 @@
 """What each remedy mends in ResNet-34, the gradient's size or its agreement: after 60 steps, by stage.
 
-``PYTHONPATH=. python benchmarks/remedy_agreement.py`` writes benchmarks/results/remedy_agreement.json and prints the table
-of docs/results.md; with ``--table`` it prints what was written.
+``PYTHONPATH=. python benchmarks/remedy_agreement.py`` writes benchmarks/results/remedy_agreement.json and the table of
+docs/results.md; with ``--table`` it prints what was written.
 """
 
 import json
