@@ -247,7 +247,7 @@ def _coefficients() -> list[LossCase]:
     return [
         LossCase(
             name=f"loss-{combine}-coefficient-{coefficient:.2g}",
-            seed=3070 + index,
+            seed=3700 + index,
             spec=LossSpec(combine=combine),
             branches=1 + index % 3,
             coefficient=coefficient,
