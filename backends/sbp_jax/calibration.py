@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.signal import Calibration
-from sbp_core.signal.calibration import RATES, Factor
-from sbp_core.signal.identity import MIX, RESIDUAL
+from sbp_core.signal.calibration import Factor
 from sbp_jax.networks import Network
 from sbp_jax.neurons import LIF
 from sbp_jax.shortcut import Shortcut
@@ -25,10 +24,7 @@ from sbp_jax.weights import export_weights, import_weights
 def calibrate(
     model: Network | Shortcut[Any],
     images: Any,
-    *,
-    residual: float | None = RESIDUAL,
-    mix: float | None = MIX,
-    rates: tuple[float, float] = RATES,
+    **options: Unpack[signal.StartOptions],
 ) -> Calibration:
     """Give a fresh network first weights with which every layer fires and blocks begin near the identity.
 
@@ -39,9 +35,7 @@ def calibrate(
     Args:
         model: a :class:`Network`, or a :class:`Shortcut` of one; its weights are changed.
         images: a batch as the model takes it; 64 samples tell enough.
-        residual: greatest scale of the last batch norm of a residual path; None leaves it.
-        mix: how much of its random kernel a plain layer keeps beside the identity; None leaves it as it is.
-        rates: least and most spikes per neuron and step.
+        **options: ``residual``, ``mix`` and ``rates`` of :func:`sbp_core.signal.calibrate`.
 
     Returns:
         What was changed; ``print`` it. ``import_weights(net, export_weights(net) | found.before)`` undoes it.
@@ -72,8 +66,9 @@ def calibrate(
                 module.deterministic = True
         twin(jnp.asarray(images))
 
-    found = signal.calibrate(net.spec, export_weights(net), run, residual=residual, mix=mix, rates=rates)
-    import_weights(net, export_weights(net) | dict(found.after))
+    held = export_weights(net)
+    found = signal.calibrate(net.spec, held, run, **options)
+    import_weights(net, held | dict(found.after))
     return found
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Pass, Watch
-from sbp_core.specs.layers import Neuron
+from sbp_core.signal import Diagnosis, Met, Pass, Watch
 from sbp_jax import weights
 from sbp_jax.losses import ShortcutLoss
 from sbp_jax.networks import Network
@@ -41,9 +39,7 @@ def diagnose(
     *,
     loss: Loss | None = None,
     coefficient: float = 1.0,
-    noise: float = 0.1,
-    seed: int = 0,
-    slopes: int = 0,
+    **options: Unpack[signal.Options],
 ) -> Diagnosis:
     """Say why a network does not learn, from a few batches forward and backward.
 
@@ -56,9 +52,7 @@ def diagnose(
         loss: of what the model gives and the labels; cross-entropy, of the mean over time where logits have time in
             front, and with a :class:`Shortcut` its composed loss, unless given.
         coefficient: weight of a :class:`Shortcut`'s branches.
-        noise: deviation of the noise on a near input, as a share of the images'.
-        seed: of the noise.
-        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
+        **options: ``noise``, ``seed`` and ``slopes`` of :func:`sbp_core.signal.diagnose`.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -75,18 +69,16 @@ def diagnose(
         >>> [neuron.path for neuron in found.neurons]
         ['hidden1.neuron']
     """
-    return Diagnoser(loss=loss, noise=noise, seed=seed, slopes=slopes)(model, batches, coefficient)
+    return Diagnoser(loss=loss, **options)(model, batches, coefficient)
 
 
 def watch(
     batches: Iterable[tuple[Any, Any]],
     *,
-    every: int = signal.EVERY,
-    folder: str | Path | None = None,
-    tell: Callable[[str], object] | None = None,
     loss: Loss | None = None,
     noise: float = 0.1,
     seed: int = 0,
+    **options: Unpack[signal.WatchOptions],
 ) -> Watch:
     """Return what takes the figures of :func:`diagnose` while a model trains, and says once what goes wrong.
 
@@ -95,12 +87,10 @@ def watch(
 
     Args:
         batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
-        every: steps between two looks, of about two steps' time.
-        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
-        tell: gets each sentence; a warning unless given.
         loss: as in :func:`diagnose`.
         noise: as in :func:`diagnose`.
         seed: as in :func:`diagnose`.
+        **options: ``every``, ``folder`` and ``tell`` of :class:`sbp_core.signal.Watch`.
 
     Returns:
         Call its ``step(model)`` after each optimizer step, or ``step(model, coefficient)`` of a :class:`Shortcut`; it
@@ -118,9 +108,7 @@ def watch(
         (1, 'hidden1.neuron')
     """
     pairs, diagnoser = list(batches), Diagnoser(loss=loss, noise=noise, seed=seed)
-    return Watch(
-        lambda model, coefficient=1.0: diagnoser(model, pairs, coefficient), every=every, folder=folder, tell=tell
-    )
+    return Watch(lambda model, coefficient=1.0: diagnoser(model, pairs, coefficient), **options)
 
 
 class Diagnoser:
@@ -128,14 +116,11 @@ class Diagnoser:
 
     Args:
         loss: as in :func:`diagnose`.
-        noise: as in :func:`diagnose`.
-        seed: as in :func:`diagnose`.
-        slopes: as in :func:`diagnose`.
+        **options: as in :func:`diagnose`.
     """
 
-    def __init__(self, *, loss: Loss | None = None, noise: float = 0.1, seed: int = 0, slopes: int = 0) -> None:
-        self._loss = loss
-        self._options: dict[str, Any] = {"noise": noise, "seed": seed, "slopes": slopes}
+    def __init__(self, *, loss: Loss | None = None, **options: Unpack[signal.Options]) -> None:
+        self._loss, self._options = loss, options
         self._observer: _Observer | None = None
 
     def __call__(self, model: nnx.Module, batches: Iterable[tuple[Any, Any]], coefficient: float = 1.0) -> Diagnosis:
@@ -144,8 +129,7 @@ class Diagnoser:
             self._observer = _Observer(model, self._loss)
         self._observer.coefficient = coefficient
         pairs = [(np.asarray(images), np.asarray(labels)) for images, labels in batches]
-        timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
-        return signal.diagnose(self._observer, pairs, axes=(int(timed), -1), **self._options)
+        return signal.diagnose(self._observer, pairs, channels_last=True, **self._options)
 
 
 class _Observer:
@@ -188,16 +172,15 @@ class _Observer:
         nudges = {name: jnp.zeros(found.shape, found.dtype) for name, found in self._seen[x.shape].items()}
         (loss, seen), (gradients, of_inputs) = self._differentiate(values, nudges, *rest)
         neurons = _neurons(nnx.merge(self._graph, self._state, copy=True))
-        firing = []
-        for name in sorted(seen, key=self._place):
-            spec = neurons[name].spec
-            decay = float(jax.nn.sigmoid(neurons[name].decay_logit[...])) if spec.learn_decay else None
-            if spec.learn_initial:
-                spec = spec.replace(initial_potential=float(neurons[name].initial_potential[...]))
-            if spec.output == "spikes":
-                firing.append(signal.fired(name, spec, _array(seen[name]), _array(of_inputs[name]), decay))
+        met = []
+        for name in sorted(seen, key=(self._order or self._ran).index):
+            neuron = neurons[name]
+            decay = neuron.decay_logit[...] if neuron.spec.learn_decay else None
+            first = neuron.initial_potential[...] if neuron.spec.learn_initial else None
+            spec = signal.learnt(neuron.spec, decay, first)
+            met.append(Met(name, spec, _array(seen[name]), _array(of_inputs[name])))
         # jax gives a dictionary in the order of its keys
-        return Pass(firing, {name: _array(gradients[name]) for name in self._names}, float(loss))
+        return Pass.of(met, {name: _array(gradients[name]) for name in self._names}, float(loss))
 
     def weight(self, name: str) -> NDArray[Any]:
         """See :class:`sbp_core.signal.ObserveMoved`."""
@@ -214,10 +197,6 @@ class _Observer:
     def _values(self) -> dict[str, jax.Array]:
         held = _parameters(nnx.merge(self._graph, self._state, copy=True))
         return {name: held[name][...] for name in self._names}
-
-    def _place(self, name: str) -> int:
-        order = self._order or self._ran
-        return order.index(name)
 
     def _run(
         self,
@@ -315,7 +294,7 @@ def _order(model: nnx.Module) -> list[str]:
     net, prefix = (model.main, "main.") if isinstance(model, Shortcut) else (model, "")
     if not isinstance(net, Network):
         return []
-    return [f"{prefix}{placed.path}" for placed in net.spec.outline() if isinstance(placed.layer, Neuron)]
+    return [prefix + path for path, _ in net.spec.neurons()]
 
 
 def _array(value: Any) -> NDArray[Any]:

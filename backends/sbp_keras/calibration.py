@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.signal import Calibration
-from sbp_core.signal.calibration import RATES, Factor
-from sbp_core.signal.identity import MIX, RESIDUAL
+from sbp_core.signal.calibration import Factor
 from sbp_keras.diagnosis import neuron_paths, watched
 from sbp_keras.networks import Network
 from sbp_keras.shortcut import ShortcutModel
@@ -23,10 +22,7 @@ from sbp_keras.weights import export_weights, import_weights
 def calibrate(
     model: keras.Model,
     images: Any,
-    *,
-    residual: float | None = RESIDUAL,
-    mix: float | None = MIX,
-    rates: tuple[float, float] = RATES,
+    **options: Unpack[signal.StartOptions],
 ) -> Calibration:
     """Give a fresh network first weights with which every layer fires and blocks begin near the identity.
 
@@ -37,9 +33,7 @@ def calibrate(
     Args:
         model: a :class:`Network`, or a :class:`ShortcutModel` of one; its weights are changed.
         images: a batch as the model takes it; 64 samples tell enough.
-        residual: greatest scale of the last batch norm of a residual path; None leaves it.
-        mix: how much of its random kernel a plain layer keeps beside the identity; None leaves it as it is.
-        rates: least and most spikes per neuron and step.
+        **options: ``residual``, ``mix`` and ``rates`` of :func:`sbp_core.signal.calibrate`.
 
     Returns:
         What was changed; ``print`` it. ``import_weights(net, export_weights(net) | found.before)`` undoes it.
@@ -59,25 +53,19 @@ def calibrate(
     net = model.main if isinstance(model, ShortcutModel) else model
     if not isinstance(net, Network):
         raise TypeError(f"model must be a Network or a ShortcutModel of one, got {type(net).__name__}")
-    held = export_weights(net)
 
     def run(weights: Mapping[str, NDArray[Any]], factor: Factor) -> None:
-        import_weights(net, weights)
-
         def meet(path: str, inputs: Any) -> Any:
             # time leads there
             return inputs * factor(path, np.swapaxes(np.asarray(ops.convert_to_numpy(inputs), np.float64), 0, 1))
 
-        # what moves in training moves in the scope alone
+        # in the scope alone there are the weights, and what moves in training
         scope = [(variable, ops.copy(variable.value)) for variable in net.variables]
         with watched(net, neuron_paths(net), meet), keras.StatelessScope(scope):
+            import_weights(net, weights)
             net(ops.convert_to_tensor(images), training=True)
 
-    try:
-        found = signal.calibrate(net.spec, held, run, residual=residual, mix=mix, rates=rates)
-        after = held | dict(found.after)
-    except BaseException:
-        import_weights(net, held)
-        raise
-    import_weights(net, after)
+    held = export_weights(net)
+    found = signal.calibrate(net.spec, held, run, **options)
+    import_weights(net, held | dict(found.after))
     return found

@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -16,8 +14,7 @@ from numpy.typing import NDArray
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Look, Pass, Watch
-from sbp_core.specs.layers import Neuron
+from sbp_core.signal import Diagnosis, Look, Met, Pass, Watch
 from sbp_keras import native, private
 from sbp_keras.losses import ShortcutLoss
 from sbp_keras.networks import Network, layer_names
@@ -35,9 +32,7 @@ def diagnose(
     batches: Iterable[tuple[Any, Any]],
     *,
     loss: Loss | None = None,
-    noise: float = 0.1,
-    seed: int = 0,
-    slopes: int = 0,
+    **options: Unpack[signal.Options],
 ) -> Diagnosis:
     """Say why a model does not learn, from a few batches forward and backward.
 
@@ -49,9 +44,7 @@ def diagnose(
         batches: pairs of images and labels, two or more, as the model takes them; four of 64 tell much.
         loss: of what the model gives and the labels; cross-entropy, of the mean over time where logits are those of
             each step, and with a :class:`ShortcutModel` its composed loss, unless given.
-        noise: deviation of the noise on a near input, as a share of the images'.
-        seed: of the noise.
-        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
+        **options: ``noise``, ``seed`` and ``slopes`` of :func:`sbp_core.signal.diagnose`.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -69,7 +62,7 @@ def diagnose(
         >>> [neuron.path for neuron in found.neurons]
         ['hidden1.neuron']
     """
-    return _figures(_Observer(model, loss), batches, noise=noise, seed=seed, slopes=slopes)
+    return _figures(_Observer(model, loss), batches, **options)
 
 
 class Diagnoser:
@@ -80,9 +73,7 @@ class Diagnoser:
 
     Args:
         loss: as in :func:`diagnose`.
-        noise: as in :func:`diagnose`.
-        seed: as in :func:`diagnose`.
-        slopes: as in :func:`diagnose`.
+        **options: as in :func:`diagnose`.
 
     Example:
         >>> import numpy as np
@@ -94,9 +85,8 @@ class Diagnoser:
         [2, 2]
     """
 
-    def __init__(self, *, loss: Loss | None = None, noise: float = 0.1, seed: int = 0, slopes: int = 0) -> None:
-        self._loss = loss
-        self._options: dict[str, Any] = {"noise": noise, "seed": seed, "slopes": slopes}
+    def __init__(self, *, loss: Loss | None = None, **options: Unpack[signal.Options]) -> None:
+        self._loss, self._options = loss, options
         self._observer: _Observer | None = None
 
     def __call__(self, model: keras.Model, batches: Iterable[tuple[Any, Any]]) -> Diagnosis:
@@ -106,9 +96,9 @@ class Diagnoser:
         return _figures(self._observer, batches, **self._options)
 
 
-def _figures(observer: _Observer, batches: Iterable[tuple[Any, Any]], **options: Any) -> Diagnosis:
+def _figures(observer: _Observer, batches: Iterable[tuple[Any, Any]], **options: Unpack[signal.Options]) -> Diagnosis:
     pairs = [(ops.convert_to_numpy(images), ops.convert_to_numpy(labels)) for images, labels in batches]
-    return signal.diagnose(observer, pairs, axes=(0, -1), **options)
+    return signal.diagnose(observer, pairs, channels_last=True, **options)
 
 
 class WatchCallback(keras.callbacks.Callback):
@@ -119,12 +109,10 @@ class WatchCallback(keras.callbacks.Callback):
 
     Args:
         batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
-        every: steps between two looks, of a few steps' time.
-        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
-        tell: gets each sentence; a warning unless given.
         loss: as in :func:`diagnose`.
         noise: as in :func:`diagnose`.
         seed: as in :func:`diagnose`.
+        **options: ``every``, ``folder`` and ``tell`` of :class:`sbp_core.signal.Watch`.
 
     Attributes:
         batches: those that are looked at.
@@ -142,12 +130,10 @@ class WatchCallback(keras.callbacks.Callback):
         self,
         batches: Iterable[tuple[Any, Any]],
         *,
-        every: int = signal.EVERY,
-        folder: str | Path | None = None,
-        tell: Callable[[str], object] | None = None,
         loss: Loss | None = None,
         noise: float = 0.1,
         seed: int = 0,
+        **options: Unpack[signal.WatchOptions],
     ) -> None:
         super().__init__()
         self.batches = list(batches)
@@ -155,7 +141,7 @@ class WatchCallback(keras.callbacks.Callback):
         self._first = self._taken = 0
         diagnoser = Diagnoser(loss=loss, noise=noise, seed=seed)
         # self.model, which on JAX puts fit's state back into the variables
-        self._watch = Watch(lambda: diagnoser(self.model, self.batches), every=every, folder=folder, tell=tell)
+        self._watch = Watch(lambda: diagnoser(self.model, self.batches), **options)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin a list of looks."""
@@ -216,24 +202,18 @@ class _Observer:
             _, seen = self._run(x, y, values, moving, {})
             self._nudges[images.shape] = {name: ops.zeros_like(value) for name, value in seen.items()}
         nudges = self._nudges[images.shape]
-        loss, seen_now, of_weights, of_inputs = self._both(x, y, values, moving, list(nudges.values()))
+        loss, given, of_weights, of_inputs = self._both(x, y, values, moving, list(nudges.values()))
         layers = {self._paths[id(layer)]: layer for layer in _neurons(self._model)}
-        places = {name: place for place, name in enumerate(nudges)}
-        order = list(self._paths.values()) if _spec_of(self._model) is not None else list(nudges)
-        firing = []
-        for name in sorted(nudges, key=order.index):
-            spec, decay = layers[name].spec, None
-            if layers[name].decay_logit is not None:
-                decay = 1.0 / (1.0 + math.exp(-float(ops.convert_to_numpy(layers[name].decay_logit))))
-            if layers[name].initial_potential is not None:
-                first = float(ops.convert_to_numpy(layers[name].initial_potential))
-                spec = spec.replace(initial_potential=first)
-            if spec.output == "spikes":
-                # time leads there
-                given, gradient = (np.swapaxes(_array(each[places[name]]), 0, 1) for each in (seen_now, of_inputs))
-                firing.append(signal.fired(name, spec, given, gradient, decay))
+        met = {}
+        for name, *arrays in zip(nudges, given, of_inputs, strict=True):
+            # time leads there
+            into, gradient = (np.swapaxes(_array(each), 0, 1) for each in arrays)
+            learns = (layers[name].decay_logit, layers[name].initial_potential)
+            spec = signal.learnt(layers[name].spec, *(None if each is None else _array(each) for each in learns))
+            met[name] = Met(name, spec, into, gradient)
+        order = self._paths.values() if _spec_of(self._model) is not None else nudges
         gradients = dict(zip(self._trained, map(_array, of_weights), strict=True))
-        return Pass(firing, gradients, float(ops.convert_to_numpy(loss)))
+        return Pass.of([met[name] for name in order if name in met], gradients, float(ops.convert_to_numpy(loss)))
 
     def weight(self, name: str) -> NDArray[Any]:
         """See :class:`sbp_core.signal.ObserveMoved`."""
@@ -335,8 +315,7 @@ def neuron_paths(model: keras.Model) -> dict[int, str]:
     if spec is None:
         return {id(layer): name for name, layer in layers.items()}
     names, prefix = layer_names(spec), "main." if isinstance(model, ShortcutModel) else ""
-    places = [placed.path for placed in spec.outline() if isinstance(placed.layer, Neuron)]
-    return {id(layers[names[path]]): prefix + path for path in places}
+    return {id(layers[names[path]]): prefix + path for path, _ in spec.neurons()}
 
 
 def _fixed(model: keras.Model) -> Any:

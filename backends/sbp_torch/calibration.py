@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sbp_core import signal
 from sbp_core.signal import Calibration
 from sbp_core.signal.calibration import RATES, Factor, Scaled
-from sbp_core.signal.identity import MIX, RESIDUAL
 from sbp_torch import private
+from sbp_torch.diagnosis import learnt
 from sbp_torch.networks import Network
 from sbp_torch.neurons import LIF
 from sbp_torch.sample import twin_of
@@ -25,10 +25,7 @@ from sbp_torch.weights import export_weights, import_weights
 def calibrate(
     model: nn.Module,
     images: Any,
-    *,
-    residual: float | None = RESIDUAL,
-    mix: float | None = MIX,
-    rates: tuple[float, float] = RATES,
+    **options: Unpack[signal.StartOptions],
 ) -> Calibration:
     """Give a fresh network first weights with which every layer fires and blocks begin near the identity.
 
@@ -41,9 +38,7 @@ def calibrate(
     Args:
         model: a :class:`Network`, any module with such neurons, or a :class:`Shortcut` of one; its weights are changed.
         images: a batch as the model takes it; 64 samples tell enough.
-        residual: greatest scale of the last batch norm of a residual path; None leaves it.
-        mix: how much of its random kernel a plain layer keeps beside the identity; None leaves it as it is.
-        rates: least and most spikes per neuron and step.
+        **options: ``residual``, ``mix`` and ``rates`` of :func:`sbp_core.signal.calibrate`.
 
     Returns:
         What was changed; ``print`` it. ``import_weights(net, export_weights(net) | found.before)`` undoes it.
@@ -65,7 +60,7 @@ def calibrate(
         raise TypeError(f"model must be a torch module, got {model!r:.100} of type {type(model).__name__}")
     net = private.original(model.main if isinstance(model, Shortcut) else model)
     if not isinstance(net, Network):
-        return _scaled(net, images, rates)
+        return _scaled(net, images, options.get("rates", RATES))
 
     def run(weights: Mapping[str, NDArray[Any]], factor: Factor) -> None:
         twin = twin_of(net)
@@ -79,8 +74,9 @@ def calibrate(
         with torch.no_grad():
             torch.func.functional_call(twin, values, (torch.as_tensor(images).to(_like(twin)),))
 
-    found = signal.calibrate(net.spec, export_weights(net), run, residual=residual, mix=mix, rates=rates)
-    import_weights(net, export_weights(net) | dict(found.after))
+    held = export_weights(net)
+    found = signal.calibrate(net.spec, held, run, **options)
+    import_weights(net, held | dict(found.after))
     return found
 
 
@@ -120,11 +116,7 @@ def _scaled(net: nn.Module, images: Any, rates: tuple[float, float]) -> Calibrat
             last.clear()
             if module.spec.output != "spikes":
                 return given
-            logit = None if module.decay_logit is None else float(module.decay_logit.detach())
-            spec, initial = module.spec, module.initial_potential
-            if initial is not None:
-                spec = spec.replace(initial_potential=float(initial.detach()))
-            found[path] = signal.scaled(path, spec, _array(x.detach()), layers, rates, logit)
+            found[path] = signal.scaled(path, learnt(module), _array(x.detach()), layers, rates)
             return x * found[path].factor, *given[1:]
 
         return hook

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from sbp_core import signal
 from sbp_core.composition import ShortcutOutput
-from sbp_core.signal import Diagnosis, Firing, Pass, Watch
+from sbp_core.signal import Diagnosis, Firing, Met, Pass, Watch
 from sbp_core.signal.passes import INSIDE
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.neurons import LIFSpec
@@ -33,9 +32,7 @@ def diagnose(
     batches: Iterable[tuple[Any, Any]],
     *,
     loss: Loss | None = None,
-    noise: float = 0.1,
-    seed: int = 0,
-    slopes: int = 0,
+    **options: Unpack[signal.Options],
 ) -> Diagnosis:
     """Say why a network does not learn, from a few batches forward and backward.
 
@@ -47,9 +44,7 @@ def diagnose(
         batches: pairs of images and labels, two or more, as the model takes them; four of 64 tell much.
         loss: of what the model gives and the labels; cross-entropy, of the mean over time where logits have time in
             front, and with a :class:`Shortcut` its composed loss, unless given.
-        noise: deviation of the noise on a near input, as a share of the images'.
-        seed: of the noise.
-        slopes: how many layers' gradients are held against the loss itself: ``descent`` in the figures.
+        **options: ``noise``, ``seed`` and ``slopes`` of :func:`sbp_core.signal.diagnose`.
 
     Returns:
         The figures; ``print`` them, or see ``.findings``.
@@ -70,21 +65,17 @@ def diagnose(
     _check(model)
     observe = _Observer(model, loss or _loss_of(model))
     pairs = [(_array(images), np.asarray(_array(labels))) for images, labels in batches]
-    timed = bool(pairs) and pairs[0][0].ndim > 1 and pairs[0][0].shape[0] != len(pairs[0][1])
-    axes = (1, 2) if timed else (0, 1)
-    return signal.diagnose(observe, pairs, noise=noise, seed=seed, axes=axes, slopes=slopes)
+    return signal.diagnose(observe, pairs, **options)
 
 
 def watch(
     model: nn.Module,
     batches: Iterable[tuple[Any, Any]],
     *,
-    every: int = signal.EVERY,
-    folder: str | Path | None = None,
-    tell: Callable[[str], object] | None = None,
     loss: Loss | None = None,
     noise: float = 0.1,
     seed: int = 0,
+    **options: Unpack[signal.WatchOptions],
 ) -> Watch:
     """Return what takes the figures of :func:`diagnose` while the model trains, and says once what goes wrong.
 
@@ -93,12 +84,10 @@ def watch(
     Args:
         model: as in :func:`diagnose`.
         batches: always the same ones, so that looks can be compared; four quarters of a training batch are enough.
-        every: steps between two looks, of about two steps' time.
-        folder: for ``signal/``, figures as JSON lines and for TensorBoard; None: nothing is written.
-        tell: gets each sentence; a warning unless given.
         loss: as in :func:`diagnose`.
         noise: as in :func:`diagnose`.
         seed: as in :func:`diagnose`.
+        **options: ``every``, ``folder`` and ``tell`` of :class:`sbp_core.signal.Watch`.
 
     Returns:
         Call its ``step()`` after each optimizer step; it gives the look, or None between two.
@@ -117,9 +106,7 @@ def watch(
     """
     _check(model)
     pairs = list(batches)
-    return Watch(
-        lambda: diagnose(model, pairs, loss=loss, noise=noise, seed=seed), every=every, folder=folder, tell=tell
-    )
+    return Watch(lambda: diagnose(model, pairs, loss=loss, noise=noise, seed=seed), **options)
 
 
 def _check(model: object) -> None:
@@ -155,13 +142,9 @@ class _Observer:
         inputs = [x for found in seen.values() for x in found.inputs]
         gradients = torch.autograd.grad(loss, [*inputs, *named.values()], materialize_grads=True)
         rest = iter(gradients[: len(inputs)])
-        neurons = [
-            firing
-            for path, found in seen.items()
-            if (firing := _firing(path, found, [next(rest) for _ in found.inputs])) is not None
-        ]
+        met = (_met(path, found, [next(rest) for _ in found.inputs]) for path, found in seen.items())
         values = zip(named, gradients[len(inputs) :], strict=True)
-        return Pass(neurons, {name: _array(value) for name, value in values}, float(loss.detach()))
+        return Pass.of(met, {name: _array(value) for name, value in values}, float(loss.detach()))
 
     def weight(self, name: str) -> NDArray[Any]:
         """See :class:`sbp_core.signal.ObserveMoved`."""
@@ -203,8 +186,8 @@ def _recorder(seen: dict[str, _Seen], path: str) -> Callable[[Any, Any, Any], No
     return record
 
 
-def _firing(path: str, found: _Seen, gradients: list[Tensor]) -> Firing | None:
-    """Return what the neurons did; None of a read-out, which never fires."""
+def _met(path: str, found: _Seen, gradients: list[Tensor]) -> Met | Firing:
+    """Return what went into the neurons, or what they did."""
     module = found.module
     kind = _kind(module)
     # one that is called with all its steps has time in front already
@@ -212,17 +195,15 @@ def _firing(path: str, found: _Seen, gradients: list[Tensor]) -> Firing | None:
     x, gradient = (_array(torch.cat(values) if whole else torch.stack(values)) for values in (found.inputs, gradients))
     if kind == "snntorch":
         return _stranger(path, module, torch.stack(found.potentials), gradient)
-    spec, decay = _spec(module, path)
-    return signal.fired(path, spec, x, gradient, decay) if spec.output == "spikes" else None
-
-
-def _spec(module: Any, path: str) -> tuple[LIFSpec, float | None]:
     if not isinstance(module, LIF):
-        return neuron_spec(module, path), None
-    spec, decay, initial = module.spec, module.decay_logit, module.initial_potential
-    if initial is not None:
-        spec = spec.replace(initial_potential=float(initial.detach()))
-    return spec, None if decay is None else float(torch.sigmoid(decay.detach()))
+        return Met(path, neuron_spec(module, path), x, gradient)
+    return Met(path, learnt(module), x, gradient)
+
+
+def learnt(module: LIF) -> LIFSpec:
+    """Return the neuron with the values that it has learnt."""
+    values = (module.decay_logit, module.initial_potential)
+    return signal.learnt(module.spec, *(None if value is None else value.detach() for value in values))
 
 
 def _stranger(path: str, module: Any, potential: Tensor, gradient: NDArray[Any]) -> Firing:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
 from sbp_core.backend import ShortcutNetwork
 from sbp_core.reference.network import Logits, ReferenceNetwork, Weights
 from sbp_core.signal.calibration import Factor, RunScaled
-from sbp_core.signal.passes import Array, Observe, Pass, fired
-from sbp_core.specs.layers import Neuron
+from sbp_core.signal.passes import Array, Met, Observe, Pass, learnt
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.networks import NetworkSpec
+from sbp_core.specs.neurons import LIFSpec
 
 
 def observer(spec: NetworkSpec, weights: Weights) -> Observe:
@@ -31,9 +29,7 @@ class _Observer:
 
     def __init__(self, spec: NetworkSpec, weights: Weights) -> None:
         self._spec = spec
-        self._neurons = {
-            placed.path: placed.layer.spec for placed in spec.outline() if isinstance(placed.layer, Neuron)
-        }
+        self._neurons = dict(spec.neurons())
         self._start = {f"main.{name}": value for name, value in weights.items()}
 
     def __call__(self, images: Array, labels: NDArray[np.integer]) -> Pass:
@@ -42,17 +38,13 @@ class _Observer:
         right = np.eye(log.shape[-1])[labels]
         net.backward(Logits((np.exp(log) - right) / len(labels), ()))
         gradients = {name.removeprefix("main."): value for name, value in net.gradients.items()}
-        firing = []
-        for path, (x, gradient) in net.neurons.items():
-            spec, first = self._neurons[path], self._start.get(f"main.{path}.initial_potential")
-            if first is not None:
-                spec = spec.replace(initial_potential=float(first))
-            if spec.output == "spikes":
-                logit = self._start.get(f"main.{path}.decay_logit")
-                decay = None if logit is None else 1.0 / (1.0 + math.exp(-float(logit)))
-                firing.append(fired(path, spec, x, gradient, decay))
+        met = (Met(path, self._learnt(path), *arrays) for path, arrays in net.neurons.items())
         order = [name for name in self._spec.parameter_shapes() if name in gradients]
-        return Pass(firing, {name: gradients[name] for name in order}, _loss(log, labels))
+        return Pass.of(met, {name: gradients[name] for name in order}, _loss(log, labels))
+
+    def _learnt(self, path: str) -> LIFSpec:
+        values = (self._start.get(f"main.{path}.{part}") for part in ("decay_logit", "initial_potential"))
+        return learnt(self._neurons[path], *values)
 
     def weight(self, name: str) -> Array:
         """See :class:`sbp_core.signal.ObserveMoved`."""

@@ -4,11 +4,11 @@ The arithmetic is here, once, in NumPy. An adapter says what its neurons were gi
 (:class:`Pass`); :func:`diagnose` does the rest.
 """
 
-from sbp_core.signal.calibration import Calibration, calibrate, scaled
-from sbp_core.signal.diagnosis import Diagnosis, NeuronFigures, WeightFigures, diagnose, perturbed
+from sbp_core.signal.calibration import Calibration, StartOptions, calibrate, scaled
+from sbp_core.signal.diagnosis import Diagnosis, NeuronFigures, Options, WeightFigures, diagnose, perturbed
 from sbp_core.signal.identity import at_identity, identity_weights
-from sbp_core.signal.passes import Firing, Observe, ObserveMoved, Pass, fired
-from sbp_core.signal.watch import EVERY, Look, Watch
+from sbp_core.signal.passes import Firing, Met, Observe, ObserveMoved, Pass, fired, learnt
+from sbp_core.signal.watch import EVERY, Look, Watch, WatchOptions
 
 __all__ = [
     "EVERY",
@@ -16,17 +16,22 @@ __all__ = [
     "Diagnosis",
     "Firing",
     "Look",
+    "Met",
     "NeuronFigures",
     "Observe",
     "ObserveMoved",
+    "Options",
     "Pass",
+    "StartOptions",
     "Watch",
+    "WatchOptions",
     "WeightFigures",
     "at_identity",
     "calibrate",
     "diagnose",
     "fired",
     "identity_weights",
+    "learnt",
     "perturbed",
     "scaled",
 ]

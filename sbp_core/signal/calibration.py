@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from sbp_core import validation
 from sbp_core.signal.feeds import structure_of
 from sbp_core.signal.identity import MIX, RESIDUAL, identity_weights
-from sbp_core.signal.passes import Array, fired
+from sbp_core.signal.passes import Array, fired, learnt
 from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec
 
@@ -81,6 +80,14 @@ class Calibration:
         return "\n".join([*lines, rest]).strip()
 
 
+class StartOptions(TypedDict, total=False):
+    """What every adapter's ``calibrate`` takes as :func:`calibrate` does."""
+
+    residual: float | None
+    mix: float | None
+    rates: tuple[float, float]
+
+
 def calibrate(
     spec: NetworkSpec,
     weights: Mapping[str, Array],
@@ -126,10 +133,8 @@ def calibrate(
         taken.update(feeds[path])
         if neurons[path].output != "spikes":
             return 1.0
-        logit, first, neuron = start.get(f"{path}.decay_logit"), start.get(f"{path}.initial_potential"), neurons[path]
-        if first is not None:
-            neuron = neuron.replace(initial_potential=float(first))
-        found[path] = scaled(path, neuron, x, layers, rates, None if logit is None else float(logit))
+        neuron = learnt(neurons[path], start.get(f"{path}.decay_logit"), start.get(f"{path}.initial_potential"))
+        found[path] = scaled(path, neuron, x, layers, rates)
         return found[path].factor
 
     run(start, factor)
@@ -154,17 +159,15 @@ def scaled(
     x: Array,
     layers: tuple[str, ...],
     rates: tuple[float, float] = RATES,
-    decay_logit: float | None = None,
 ) -> Scaled:
     """Return the factor that brings neurons into a range of rates.
 
     Args:
         path: their name.
-        neuron: what they are; their output must be spikes.
+        neuron: what they are, as they have :func:`~sbp_core.signal.learnt`; their output must be spikes.
         x: their input, ``(time, batch, ...)``.
         layers: whose weights the input is a multiple of; nothing is scaled where there are none.
         rates: the range.
-        decay_logit: of a learnt decay.
 
     Raises:
         ValueError: no such range.
@@ -175,7 +178,7 @@ def scaled(
         3.364
     """
     low, high = _check(rates)
-    rate = _rate_of(neuron, x, decay_logit)
+    rate = _rate_of(neuron, x)
     by = _factor(rate, low, high) if layers else 1.0
     return Scaled(neuron=path, layers=layers, factor=by, before=rate(1.0), after=rate(by))
 
@@ -187,14 +190,13 @@ def _check(rates: tuple[float, float]) -> tuple[float, float]:
     return low, high
 
 
-def _rate_of(neuron: LIFSpec, x: Array, logit: float | None) -> Callable[[float], float]:
+def _rate_of(neuron: LIFSpec, x: Array) -> Callable[[float], float]:
     """Return what tells the rate of the neurons with their input times a factor."""
     samples = max(1, _ENOUGH // max(1, x[:, :1].size))
     looked_at: NDArray[np.float64] = np.asarray(x[:, :samples], np.float64)
-    decay = None if logit is None else 1.0 / (1.0 + math.exp(-logit))
 
     def rate(by: float) -> float:
-        spikes = fired("", neuron, looked_at * by, looked_at, decay).spikes
+        spikes = fired("", neuron, looked_at * by, looked_at).spikes
         return float(np.count_nonzero(spikes) / spikes.size)
 
     return rate

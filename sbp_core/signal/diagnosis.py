@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,23 +177,33 @@ class Diagnosis:
         return "\n".join(lines)
 
 
+class Options(TypedDict, total=False):
+    """What every adapter's ``diagnose`` takes as :func:`diagnose` does."""
+
+    noise: float
+    seed: int
+    slopes: int
+
+
 def diagnose(
     observe: Observe,
     batches: Iterable[tuple[Array, NDArray[np.integer]]],
     *,
     noise: float = 0.1,
     seed: int = 0,
-    axes: tuple[int, int] = (0, 1),
+    channels_last: bool = False,
     slopes: int = 0,
 ) -> Diagnosis:
     """Measure a network on a few disjoint batches: what every adapter's ``diagnose`` does.
 
     Args:
         observe: runs a batch forward and backward.
-        batches: images and labels; two or more, of the same size. Agreement is measured better by more.
+        batches: images and labels; two or more, of the same size. Agreement is measured better by more. Images whose
+            first axis is not as long as the labels have time in front.
         noise: deviation of the noise that makes a near input of a sample, as a share of the images'.
         seed: of the noise.
-        axes: of images, which are batch and channels: so every layout gets the same noise.
+        channels_last: whether they are the last axis of images, and not the first behind the batch: every layout gets
+            the same noise.
         slopes: how many layers' gradients are held against the loss itself, two passes forward each, from the first
             layer to the last.
 
@@ -217,6 +227,8 @@ def diagnose(
                 "model must have spiking neurons that fire, and none was run; see diagnose for those known"
             )
         if near is None:
+            batch = int(images.ndim > 1 and len(images) != len(labels))
+            axes = batch, -1 if channels_last else batch + 1
             near = observe(perturbed(images, noise, seed, axes), labels)
             totals = [_Total(first, other) for first, other in zip(found.neurons, near.neurons, strict=True)]
             samples = len(labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, SupportsFloat, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,22 @@ class Firing(NamedTuple):
     gradient: Array
 
 
+class Met(NamedTuple):
+    """What went into a layer of neurons in one pass; arrays are ``(time, batch, ...)``.
+
+    Attributes:
+        path: its name.
+        spec: the neuron, as it has :func:`learnt`.
+        x: its input.
+        gradient: of the loss with respect to that.
+    """
+
+    path: str
+    spec: LIFSpec
+    x: Array
+    gradient: Array
+
+
 class Pass(NamedTuple):
     """One batch forward and backward.
 
@@ -47,6 +64,12 @@ class Pass(NamedTuple):
     neurons: Sequence[Firing]
     gradients: Mapping[str, Array]
     loss: float
+
+    @classmethod
+    def of(cls, met: Iterable[Met | Firing], gradients: Mapping[str, Array], loss: float) -> Self:
+        """Return a pass from what went into the neurons, in the order in which they ran; read-outs are left out."""
+        fires = [each for each in met if isinstance(each, Firing) or each.spec.output == "spikes"]
+        return cls([each if isinstance(each, Firing) else fired(*each) for each in fires], gradients, loss)
 
 
 class Observe(Protocol):
@@ -67,15 +90,25 @@ class ObserveMoved(Observe, Protocol):
         """Return the loss of a batch with ``move`` added to a weight."""
 
 
-def fired(path: str, spec: LIFSpec, x: Array, gradient: Array, decay: float | None = None) -> Firing:
+def learnt(spec: LIFSpec, decay_logit: SupportsFloat | None, initial_potential: SupportsFloat | None) -> LIFSpec:
+    """Return the neuron that a layer has become, with the values that it has learnt; None where it learns none.
+
+    Example:
+        >>> learnt(LIFSpec(learn_decay=True, decay=0.25), np.zeros(()), None).decay
+        0.5
+    """
+    changes: dict[str, Any] = {}
+    if decay_logit is not None:
+        changes |= {"decay": 1.0 / (1.0 + math.exp(-float(decay_logit))), "learn_decay": False}
+    if initial_potential is not None:
+        changes |= {"initial_potential": float(initial_potential), "learn_initial": False}
+    return spec.replace(**changes)
+
+
+def fired(path: str, spec: LIFSpec, x: Array, gradient: Array) -> Firing:
     """Return what a neuron did with its input, by the neuron's own equations.
 
-    Args:
-        path: its name.
-        spec: the neuron; its output must be spikes.
-        x: its input, ``(time, batch, ...)``.
-        gradient: of the loss with respect to ``x``.
-        decay: a learnt one.
+    Its output must be spikes; for the arguments see :class:`Met`.
 
     Example:
         >>> ramp = np.array([[[0.4]], [[0.9]], [[2.0]]])
@@ -94,7 +127,7 @@ def fired(path: str, spec: LIFSpec, x: Array, gradient: Array, decay: float | No
             return (u >= 0 if spec.inclusive else u > 0).astype(u.dtype)
 
         # a delayed neuron does not ask in this step whether its new potential fires
-        _, state = dynamics.step(spec, state, now, spike=spike, detach=lambda value: value, decay=decay)
+        _, state = dynamics.step(spec, state, now, spike=spike, detach=lambda value: value)
         asks = not spec.output_delay or spec.stores_spikes
         u = before[-1] if asks else state.potential - spec.threshold
         spikes[t] = u >= 0 if spec.inclusive else u > 0

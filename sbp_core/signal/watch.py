@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypedDict
 
 from sbp_core import validation
 from sbp_core.eventfile import EventFile
@@ -49,6 +49,14 @@ class Look(NamedTuple):
                 f"agreement/{weights.path}": weights.agreement,
             }
         return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+class WatchOptions(TypedDict, total=False):
+    """What every adapter's watch takes as :class:`Watch` does."""
+
+    every: int
+    folder: str | Path | None
+    tell: Callable[[str], object] | None
 
 
 class Watch:
