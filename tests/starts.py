@@ -9,6 +9,7 @@ import numpy as np
 from sbp_core import LIFSpec, ResNetSpec, signal
 from sbp_core.reference.networks import initial_weights
 from sbp_core.reference.signal import scaled_runner
+from sbp_core.specs.networks.spikformer import SpikformerSpec
 from sbp_core.specs.networks.vgg import VGGSpec
 
 #: A threshold at which layers hardly fire, with one that is learnt beside it.
@@ -17,6 +18,7 @@ COMMON = {"num_classes": 4, "in_channels": 2, "time_steps": 2, "neuron": NEURON}
 SPECS = {
     "plain": VGGSpec(stages=((4, 4), (6,)), hidden=(6, 6), size=(6, 6), **COMMON),
     "residual": signal.at_identity(ResNetSpec(depths=(1, 1), widths=(4, 6), **COMMON)),
+    "attention": signal.at_identity(SpikformerSpec(dim=8, depth=1, heads=2, scale=0.5, **COMMON)),
 }
 
 

@@ -106,7 +106,10 @@ def calibrate(
     the inputs' rate in theory and without a batch. Before the pass, :func:`~sbp_core.signal.identity_weights`.
 
     The weights in front of a neuron are those its input is a multiple of, the scale of the batch norm say. An input
-    that has an identity path in it is left alone, and so is one that small residual paths alone make.
+    that has an identity path in it is left alone, and so is one that small residual paths alone make. A residual path
+    that ends in neurons of its own, as SEW's and a transformer's do, is small where these hardly fire, and not where
+    they are silent: they are brought to the least rate. What products and sums of spikes make, the input of a
+    transformer's attention and of its gates, is no weights' multiple: it is told, and not set.
 
     Args:
         spec: the network, its neurons best :func:`~sbp_core.signal.at_identity`.
@@ -128,7 +131,8 @@ def calibrate(
 
     def factor(path: str, x: Array) -> float:
         layers = feeds[path]
-        if taken & set(layers) or set(layers) <= small:
+        # a small residual path that ends in spikes is one that hardly fires
+        if taken & set(layers) or (set(layers) <= small and path not in structure.lone):
             layers = ()
         taken.update(feeds[path])
         if neurons[path].output != "spikes":

@@ -138,9 +138,15 @@ def test_plain_layers_start_near_the_identity():
     np.testing.assert_allclose(mixed - after["stage1.conv2.weight"], 0.3 * before["stage1.conv2.weight"], atol=1e-7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", starts.SPECS)
-def test_layers_fire_as_the_table_says(name):
-    spec, weights, found = starts.SPECS[name], starts.WEIGHTS[name], starts.oracle(name)
+def test_layers_fire_as_the_table_says(name, dtype):
+    spec, weights, found = starts.SPECS[name], starts.weights(name, dtype), starts.oracle(name, dtype)
+    start = signal.identity_weights(spec, weights)
+    for layer in found.layers:
+        for key in (f"{path}.{part}" for path in layer.layers for part in ("weight", "bias")):
+            by = np.asarray(layer.factor, dtype)
+            np.testing.assert_array_equal(found.after.get(key, weights[key]), start[key] * by)
     pairs = observer(spec, {**weights, **found.after})(starts.images(), np.arange(16) % 4)
     rates = {firing.path: firing.spikes.mean() for firing in pairs.neurons}
     assert {layer.neuron: layer.after for layer in found.layers} == pytest.approx(rates)
@@ -165,13 +171,26 @@ def test_what_two_layers_of_neurons_share_is_scaled_for_the_first_alone():
     assert found["layer1.1.neuron1"].layers == found["last.neuron"].layers == ()
 
 
-def test_small_residual_paths_stay_small():
-    spec = network_spec("sew_resnet18", **NARROW["sew_resnet18"])
-    images = np.random.default_rng(0).normal(size=(4, 3, 8, 8))
-    run = scaled_runner(spec, images)
-    for residual, layers in ((0.1, ()), (None, ("layer1.0.bn2",))):
-        found = signal.calibrate(spec, initial_weights(spec, 0), run, residual=residual)
-        assert {layer.neuron: layer.layers for layer in found.layers}["layer1.0.neuron2"] == layers
+@pytest.mark.parametrize("name", ["sew_resnet18", "spikformer_cifar", "qkformer_cifar"])
+def test_a_residual_path_that_ends_in_spikes_hardly_fires_and_all_else_that_weights_set_is_in_range(name):
+    spec = signal.at_identity(network_spec(name, **NARROW[name]))
+    size = (16, 16) if "former" in name else (8, 8)
+    run = scaled_runner(spec, np.random.default_rng(0).normal(size=(8, 3, *size)))
+    found = signal.calibrate(spec, initial_weights(spec, 0), run).layers
+    last = structure_of(spec).lone
+    for layer in found:
+        if layer.neuron in last:
+            assert layer.layers
+            assert layer.after == pytest.approx(0.1, abs=0.02)
+        elif layer.layers:
+            assert 0.1 <= layer.after <= 0.5
+    # products of spikes, sums of them and what stands behind an identity path are no weights' multiple
+    free = {layer.neuron.rpartition(".")[2] for layer in found if not layer.layers and "layer" not in layer.neuron}
+    assert free <= {"neuron", "gate"}
+    as_they_are = {
+        layer.neuron: layer for layer in signal.calibrate(spec, initial_weights(spec, 0), run, residual=None).layers
+    }
+    assert as_they_are[last[0]].after > 0.15
 
 
 def test_a_residual_path_without_weights_has_no_end():
