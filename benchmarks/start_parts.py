@@ -1,4 +1,4 @@
-"""Which part of a calibrated start matters, for docs/doctor.md: ResNets of 34 layers and a plain VGG, 60 steps each.
+"""Which part of a calibrated start matters, for docs/doctor.md: deep ResNets, a plain VGG, transformers; 60 steps each.
 
 ``PYTHONPATH=. python benchmarks/start_parts.py`` prints a line a run; one that benchmarks/results/start_parts.json has
 is not made again.
@@ -13,8 +13,11 @@ from record import RESULTS, write
 import sbp_torch
 from sbp_core import Rectangle
 from sbp_core.signal import identity_weights
+from sbp_core.signal.identity import passing
 from sbp_core.specs.networks.ms_resnet import MSResNetSpec
+from sbp_core.specs.networks.qkformer import QKFormerSpec
 from sbp_core.specs.networks.sew_resnet import SEWResNetSpec
+from sbp_core.specs.networks.spikformer import TRANSFORMER_NEURON, SpikformerSpec
 from sbp_core.specs.networks.vgg import VGGSpec
 from sbp_lab.data import open_data
 from sbp_lab.doctor import Case, start, train
@@ -27,6 +30,7 @@ STEPS = 60
 SIZES = {"digits": None, "fashion_mnist": (14, 14)}
 THRESHOLD, WIDTH = {"threshold": 0.5}, {"surrogate": Rectangle(height=0.5, width=2.0)}
 NARROW = {"surrogate": Rectangle()}
+PASSING = {name: getattr(passing(TRANSFORMER_NEURON), name) for name in ("threshold", "surrogate")}
 #: Net and parts: what of the neuron is changed, the scale of residual paths, the random share of plain kernels, whether
 #: rates are brought into range; None leaves as it is. The usual neuron's surrogate has the width already.
 NOTHING = ({}, None, None, False)
@@ -53,7 +57,15 @@ PARTS = {
     "sew34": {"nothing": NOTHING, "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False)},
     "ms34": {"nothing": NOTHING},
     "ms34_small": {"nothing": NOTHING},
+    "spikformer": {
+        "nothing": NOTHING,
+        "threshold, residual, kernels, rates": (PASSING, 0.1, 0.3, True),
+        "rates": ({}, None, None, True),
+    },
+    "qkformer": {"nothing": NOTHING, "threshold, residual, kernels, rates": (PASSING, 0.1, 0.3, True)},
 }
+#: Nets that are run on digits alone.
+SMALL = ("spikformer", "qkformer")
 
 
 def vgg14(num_classes, in_channels, time_steps):
@@ -75,6 +87,18 @@ def ms34(num_classes, in_channels, time_steps):
 def ms34_small(num_classes, in_channels, time_steps):
     """Return the same with residual paths that start at 0.1."""
     return ms34(num_classes, in_channels, time_steps).replace(residual_scale=0.1)
+
+
+def spikformer(num_classes, in_channels, time_steps):
+    """Return a Spikformer of four blocks of 64 channels."""
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "time_steps": time_steps}
+    return SpikformerSpec(dim=64, depth=4, heads=4, **sizes)
+
+
+def qkformer(num_classes, in_channels, time_steps):
+    """Return a QKFormer of 64 channels in its last stage."""
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "time_steps": time_steps}
+    return QKFormerSpec(dim=64, heads=(4, 4, 4), **sizes)
 
 
 _BLOCKS = {"depths": (3, 4, 6, 3), "widths": (8, 16, 32, 64)}
@@ -102,6 +126,8 @@ def main():
     for data, size in SIZES.items():
         source = open_data(data, os.environ.get("SBP_DATA"))
         for net, parts in PARTS.items():
+            if net in SMALL and data != "digits":
+                continue
             for name, given in parts.items():
                 if any((row["data"], row["net"], row["parts"]) == (data, net, name) for row in rows):
                     continue
