@@ -38,7 +38,8 @@ RECIPES = {
 #: Each remedy by itself, then several together.
 REMEDIES = [
     *("vanilla", "shortcut", "evolutionary", "losses", "following", "distilled"),
-    *("tet", "plif", "detached", "tdbn", "tebn"),
+    *("reliable", "tet", "staged", "strong-to-weak", "weak-to-strong", "right-to-wrong"),
+    *("plif", "clif", "imp", "mpd-agl", "detached", "tdbn", "tebn"),
     *("identity", "calibrated", "sew", "ms", "max", "deep"),
     *("evolutionary+calibrated", "evolutionary+sew", "losses+sew", "evolutionary+ms", "losses+ms"),
     *("sew+calibrated", "max+calibrated"),
@@ -196,22 +197,28 @@ def main_table(rows: list[dict]) -> str:
     return markdown(head, lines)
 
 
-def method_table(rows: list[dict], net: str, methods: list[str], data: tuple[str, ...]) -> str:
-    """Return every method's accuracy, where it has seeds its difference to the first, and what its gradient was."""
-    less = [f"less {methods[0]}, {each}" for each in data]
-    several = any(len(last(rows, data[0], net, method)) > 1 for method in methods[1:])
-    head = ["method", *(f"{each}, %" for each in data), *(less if several else []), "first / last gradient, epoch 1"]
+def depth_table(rows: list[dict]) -> str:
+    """Return what the deeper net gains with each method."""
+    head = ["ResNet-34 less ResNet-18", *MAIN]
+    lines = []
+    for data in RECIPES:
+        pairs = [(last(rows, data, "resnet34", method), last(rows, data, "resnet18", method)) for method in MAIN]
+        if any(shallow for _, shallow in pairs):
+            lines.append([data, *(told(difference(*pair)) for pair in pairs)])
+    return markdown(head, lines)
+
+
+def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...]) -> str:
+    """Return every method's accuracy with ResNet-34, and how large its first layer's gradient was."""
+    ratio = "first / last layer's gradient, epoch 1"
+    head = ["method", *(f"{each}, %" for each in data), *(f"{ratio}, {each}" for each in data)]
     lines = []
     for method in methods:
-        found = [last(rows, each, net, method) for each in data]
-        if not any(found):
-            continue
-        bases = [last(rows, each, net, methods[0]) for each in data]
-        pairs = zip(found, bases, strict=True)
-        told_less = ["" if method == methods[0] else told(difference(*pair)) for pair in pairs] if several else []
-        ratios = [_ratio(rows, each, net, method) for each in data]
-        size = ", ".join(f"{value:.2g}" for value in ratios if value is not None)
-        lines.append([f"`{method}`", *map(spread, found), *told_less, size])
+        found = [last(rows, each, "resnet34", method) for each in data]
+        if any(found):
+            ratios = [_ratio(rows, each, "resnet34", method) for each in data]
+            sizes = ["" if value is None else f"{value:.2g}" for value in ratios]
+            lines.append([f"`{method}`", *map(spread, found), *sizes])
     return markdown(head, lines)
 
 
@@ -258,6 +265,7 @@ def pictures(rows: list[dict]) -> None:
             axis.grid(alpha=0.3)
         axes[0][0].set_ylabel("test accuracy, last epoch (%)" if draw is _depth else "test accuracy (%)")
         axes[0][0].legend(fontsize=8)
+        figure.suptitle("Narrow ResNets" if draw is _depth else "Narrow ResNet-34, three seeds each", fontsize=11)
         figure.savefig(images / f"{name}.png", dpi=120)
 
 
@@ -289,6 +297,7 @@ def _curves(axis, rows, data, method, colour):
             curve = [100 * value for value in row["accuracy"]]
             axis.plot(range(1, len(curve) + 1), curve, color=colour, linewidth=1.2, label=label)
             label = None
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set_xlabel("epoch")
 
 
@@ -296,10 +305,11 @@ def tables(rows: list[dict]) -> list[str]:
     """Return the tables of docs/results.md, in its order."""
     return [
         main_table(rows),
-        method_table(rows, "resnet34", REMEDIES, CHOSEN_ON),
+        depth_table(rows),
+        method_table(rows, REMEDIES, CHOSEN_ON),
         size_line(rows),
-        method_table(rows, "resnet34", NEURONS, ("digits",)),
-        method_table(rows, "resnet34", COEFFICIENTS, ("digits",)),
+        method_table(rows, NEURONS, ("digits",)),
+        method_table(rows, COEFFICIENTS, ("digits",)),
     ]
 
 

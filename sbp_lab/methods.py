@@ -192,7 +192,7 @@ METHODS: dict[str, Method] = {
         Method(
             name="deep",
             summary="ms and calibrated: what the study favours",
-            source="here: benchmarks/study.py",
+            source="here: docs/results.md",
             states={"blocks": "ms", "start": "calibrated"},
         ),
     )
