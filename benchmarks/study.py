@@ -76,8 +76,8 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         Stage(tuple(REMEDIES), seeds="1"),
         _DEPTHS,
         Stage(MAIN, ("resnet68",)),
-        Stage(tuple(NEURONS)),
-        Stage(tuple(COEFFICIENTS)),
+        Stage(tuple(NEURONS), seeds="1"),
+        Stage(tuple(COEFFICIENTS), seeds="1"),
     ),
     "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, Stage(MAIN, ("resnet68",), "1")),
     "cifar10": (_DEPTHS,),
@@ -217,7 +217,7 @@ def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...]) ->
         found = [last(rows, each, "resnet34", method) for each in data]
         if any(found):
             ratios = [_ratio(rows, each, "resnet34", method) for each in data]
-            sizes = ["" if value is None else f"{value:.2g}" for value in ratios]
+            sizes = ["" if value is None else f"{float(f'{value:.2g}'):g}" for value in ratios]
             lines.append([f"`{method}`", *map(spread, found), *sizes])
     return markdown(head, lines)
 
