@@ -27,6 +27,21 @@ def test_every_table_is_the_studys():
         assert table in PAGE, f"docs/results.md lacks what `benchmarks/study.py tables` prints:\n{table}"
 
 
+def test_the_readme_has_the_studys_means():
+    import study
+
+    rows, readme = study.load(), (ROOT / "README.md").read_text()
+    for data, name in {
+        "digits": "digits",
+        "fashion": "Fashion-MNIST",
+        "cifar10": "CIFAR-10",
+        "nmnist": "N-MNIST",
+    }.items():
+        found = [last.values() for last in (study.last(rows, data, "resnet34", method) for method in study.MAIN)]
+        assert [len(each) for each in found] == [3, 3, 3]
+        assert f"{name} {', '.join(f'{sum(each) / 3:.0f}' for each in found)}" in " ".join(readme.split())
+
+
 def test_what_each_remedy_mends_is_as_measured():
     pytest.importorskip("torch")
     import remedy_agreement
