@@ -1,5 +1,7 @@
 """Trained networks that are shipped: by name, in each framework, as good as their logs say, with equal spikes."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from sbp_core.weights import load_network
 from sbp_lab.data import open_data
 from sbp_lab.loader import Loader
 from sbp_lab.trained import open_trained
+from tests.lab.command import sbp
 from tests.test_travel import FRAMEWORKS, adapter, logits_of
 
 DIGITS = [name for name in pretrained.names() if "-digits-" in name]
@@ -58,3 +61,33 @@ def test_a_network_is_as_good_in_each_framework_as_its_log_says(name, framework)
     wanted = logits_in("torch", name, images)
     same = np.isclose(logits, wanted, rtol=0, atol=1e-4).all(-1)
     assert same.mean() >= 0.99, f"spikes of {(~same).sum()} of {len(same)} images differ from torch's"
+
+
+def test_a_file_that_is_not_what_its_log_says_is_refused(tmp_path, monkeypatch):
+    for path in pretrained.file("resnet18-digits-deep").parent.glob("resnet18-digits-deep.*"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(pretrained, "_FOLDER", tmp_path)
+    assert pretrained.names() == ["resnet18-digits-deep"]
+    path = pretrained.file("resnet18-digits-deep")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"resnet18-digits-deep.safetensors is damaged: its SHA-256 is"):
+        pretrained.file("resnet18-digits-deep")
+    with pytest.raises(ValueError, match="name must be one of 'resnet18-digits-deep'; got 'resnet18'"):
+        pretrained.file("resnet18")
+
+
+def test_the_command_lists_and_tests_them_and_writes_nothing_beside_them(tmp_path):
+    folder = pretrained.file("resnet18-digits-deep").parent
+    before = sorted(folder.iterdir())
+    listed = sbp("pretrained").output
+    assert all(name in listed for name in pretrained.names())
+    done = sbp("evaluate", "resnet18-digits-deep", "-T", "2", "--count", "0")
+    assert done.exit_code == 0, done.output
+    assert f"{100 * pretrained.log('resnet18-digits-deep')['accuracy']:.2f}" in done.output
+    assert "Wrote" not in done.output
+    assert sorted(folder.iterdir()) == before
+    written = sbp("evaluate", "resnet18-digits-deep", "-T", "2", "--count", "0", "--out", str(tmp_path / "e.json"))
+    assert written.exit_code == 0
+    assert (tmp_path / "e.json").is_file()
