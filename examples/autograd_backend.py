@@ -48,8 +48,7 @@ def lif(x, spec, state=None, decay=None):
     check_input(x.shape, str(x.dtype))
     if state is None:
         zero = onp.zeros(x.shape[1:], x.dtype)
-        start = {part: zero + spec.rest if part == "potential" else zero for part in spec.state_parts}
-        state = LIFState(**start)
+        state = LIFState(**{part: zero + value for part, value in spec.start.items()})
     else:
         check_state(spec, state, x.shape[1:], str(x.dtype))
     spike = make_spike(spec.surrogate, spec.inclusive)

@@ -124,7 +124,9 @@ def test_a_sound_backend_passes_and_the_table_says_so(suite, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     header, _, loss, schedule, *rest = done.stdout.splitlines()
     assert header.startswith("backend  ")
-    assert header.endswith("level     mode   cases  gradient float64  gradient float32  spikes differing")
+    assert re.split(r" {2,}", header)[1:] == [
+        *("level", "mode", "cases", "gradient float64", "gradient float32", "spikes differing")
+    ]
     assert loss.split()[2:] == ["loss", "eager", f"{LOSSES}/{LOSSES}", "0.0e+00", "0.0e+00"]
     assert schedule.split()[2:] == ["schedule", "eager", f"{SCHEDULES}/{SCHEDULES}"]
     assert re.fullmatch(r"(\d+) of \1 checks passed; \d+ not offered", rest[-1])

@@ -148,7 +148,7 @@ def test_a_fresh_state_is_the_one_it_starts_from():
     spec = LIFSpec(rest=0.25, synaptic_decay=0.5, output_delay=1)
     x = jnp.asarray(RNG.normal(size=(3, 2)), jnp.float32)
     fresh = sbp_jax.initial_state(spec, x[0])
-    assert [part.tolist() for part in fresh] == [[0.25, 0.25], [0, 0], [0, 0]]
+    assert [getattr(fresh, part).tolist() for part in spec.state_parts] == [[0.25, 0.25], [0, 0], [0, 0]]
     np.testing.assert_array_equal(sbp_jax.lif(x, spec)[0], sbp_jax.lif(x, spec, fresh)[0])
 
 

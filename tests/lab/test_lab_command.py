@@ -125,7 +125,7 @@ def words(done):
         (["train", "--method", "vanila"], "--method", "got 'vanila'; did you mean 'vanilla'?"),
         (["compare", "--methods", "vanilla,evolutionry"], "--methods", "did you mean 'evolutionary'?"),
         (["compare", "--methods", "vanilla,shortcut,vanilla"], "--methods", "must not repeat a name"),
-        (["compare", "--methods", ""], "--methods", "'tet', 'vanilla'; got ''"),
+        (["compare", "--methods", ""], "--methods", "'vanilla', 'weak-to-strong'; got ''"),
         (["compare", "--net", "resnet10,resnet9"], "--net", "got 'resnet9'; did you mean"),
         (["compare", "--data", "digits,letters"], "--data", "got 'letters'"),
         (["compare", "--seeds", "0"], "--seeds", "seeds must be at least 1, got 0"),

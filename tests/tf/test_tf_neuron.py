@@ -70,7 +70,7 @@ def test_what_goes_in_in_a_dtype_comes_out_in_it(dtype):
     spec = LIFSpec(synaptic_decay=0.5, output_delay=1, learn_decay=True)
     for mode in MODES.values():
         output, state = mode(lambda x: sbp_tf.lif(x, spec, decay=tf.constant(0.5)))(x)
-        assert {output.dtype.name} | {part.dtype.name for part in state} == {dtype}
+        assert {output.dtype.name} | {part.dtype.name for part in state if part is not None} == {dtype}
 
 
 def test_half_precision_fires_where_a_plain_loop_does():
@@ -87,8 +87,8 @@ def test_a_run_in_two_parts_is_the_run_in_one():
     first, middle = sbp_tf.lif(x[:2], spec)
     second, final = sbp_tf.lif(x[2:], spec, middle)
     assert tf.concat([first, second], 0).numpy().tolist() == whole.numpy().tolist()
-    for a, b in zip(last, final, strict=True):
-        assert a.numpy().tolist() == b.numpy().tolist()
+    for part in spec.state_parts:
+        assert getattr(last, part).numpy().tolist() == getattr(final, part).numpy().tolist()
 
 
 def test_a_fresh_state_is_at_rest():

@@ -318,7 +318,7 @@ def _networks() -> dict[str, _Given]:
     # compilers and eager JAX take seconds for each network: few run in both dtypes
     double: dict[str, Any] = {"dtypes": ("float64",)}
     deep = resnet18_spec(widths=(8, 8, 9, 10), **_SMALL)
-    pooled = ResNetSpec(**_SHALLOW, stem="imagenet")
+    pooled = ResNetSpec(**_SHALLOW, stem="imagenet", neuron=LIFSpec(reset="soft", surrogate=ArcTan()))
     learnt = ResNetSpec(
         **_SHALLOW, neuron=LIFSpec.complementary(learn_decay=True, learn_initial=True, surrogate=ArcTan())
     )
