@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import torch
 from record import RESULTS, write
+from study import markdown
 
 from sbp_lab import recipes
 from sbp_lab.data import open_data
@@ -53,7 +54,7 @@ def table(rows):
     for row in rows:
         agreement = [f"{value:.2f}" for value in row["agreement"].values()]
         lines.append([f"`{row['method']}`", f"{row['size']:.2g}", *agreement, f"{100 * row['accuracy']:.0f}"])
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+    return markdown(head, lines)
 
 
 def main():

@@ -19,22 +19,20 @@ from typing import NamedTuple
 from record import RESULTS
 
 from sbp_lab.files import write_bytes
+from sbp_lab.plots import COLOURS, OTHERS
 from sbp_lab.record import Run
-from sbp_lab.results import Interval, paired
+from sbp_lab.results import paired
+from sbp_lab.tables import difference
 
 FILE = RESULTS / "study.json"
 METHODS = Path(__file__).parent / "study_methods"
 OWN = {path.stem: path for path in sorted(METHODS.glob("*.toml"))}
-#: Data to the shared part of its commands.
 RECIPES = {
-    "digits": ("digits",),
-    "fashion": ("study-fashion-mnist",),
-    "cifar10": ("study-cifar10",),
-    "nmnist": ("study-nmnist",),
-    "digits_60": ("digits", "--epochs", "60"),
+    "digits": "digits",
+    "fashion": "study-fashion-mnist",
+    "cifar10": "study-cifar10",
+    "nmnist": "study-nmnist",
 }
-
-
 #: Each remedy by itself, then several together.
 REMEDIES = [
     *("vanilla", "shortcut", "evolutionary", "losses", "following", "distilled"),
@@ -66,7 +64,7 @@ class Stage(NamedTuple):
 OURS = "deep"
 #: What every data set has, on every net.
 MAIN = ("vanilla", "evolutionary", OURS)
-#: Where ours was chosen: the other data sets were not looked at before.
+#: Where ours was chosen.
 CHOSEN_ON = ("digits", "fashion")
 
 
@@ -79,10 +77,9 @@ STAGES: dict[str, tuple[Stage, ...]] = {
         Stage(tuple(NEURONS), seeds="1"),
         Stage(tuple(COEFFICIENTS), seeds="1"),
     ),
-    "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, Stage(MAIN, ("resnet68",), "1")),
+    "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS),
     "cifar10": (_DEPTHS,),
     "nmnist": (_DEPTHS,),
-    "digits_60": (Stage(("vanilla", "evolutionary"), seeds="2"),),
 }
 
 
@@ -90,7 +87,7 @@ def command(data: str, stage: Stage) -> list[str]:
     """Return the arguments of ``sbp compare``."""
     methods = ",".join(str(OWN[name].relative_to(Path.cwd())) if name in OWN else name for name in stage.methods)
     chosen = ["--methods", methods, "--net", ",".join(stage.nets), "--seeds", stage.seeds]
-    return ["compare", *RECIPES[data], *chosen]
+    return ["compare", RECIPES[data], *chosen]
 
 
 def run(data: str, folder: Path, jobs: int) -> None:
@@ -99,7 +96,7 @@ def run(data: str, folder: Path, jobs: int) -> None:
     for stage in STAGES[data]:
         words = command(data, stage)
         if (place / "results.json").is_file():
-            words = ["compare", "--resume", str(place), *words[1 + len(RECIPES[data]) :]]
+            words = ["compare", "--resume", str(place), *words[2:]]
         else:
             words = [*words, "--out", str(place)]
         print("sbp", *words, flush=True)
@@ -146,36 +143,29 @@ def load() -> list[dict]:
 
 
 def last(rows: list[dict], data: str, net: str, method: str) -> dict[int, float]:
-    """Return the accuracy after the last epoch, in percent, by seed."""
+    """Return the accuracy after the last epoch by seed."""
     return {
-        row["seed"]: 100 * row["accuracy"][-1]
+        row["seed"]: row["accuracy"][-1]
         for row in rows
         if (row["data"], row["net"], row["method"]) == (data, net, method)
     }
 
 
 def spread(values: dict[int, float]) -> str:
-    """Return mean and sample deviation, and how many seeds where they are not three."""
+    """Return mean and sample deviation in percent, and how many seeds where they are not three."""
     if not values:
         return ""
-    found = list(values.values())
+    found = [100 * value for value in values.values()]
     deviation = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
     count = "" if len(found) == 3 else f" ({len(found)})"
     return f"{statistics.fmean(found):.1f}{deviation}{count}"
 
 
-def difference(values: dict[int, float], base: dict[int, float]) -> Interval | None:
-    """Return the paired difference at the seeds that both have."""
+def less(values: dict[int, float], base: dict[int, float]) -> str:
+    """Return the paired difference at the seeds that both have, in points, with its interval."""
     both = sorted(values.keys() & base.keys())
-    return paired([values[seed] for seed in both], [base[seed] for seed in both]) if both else None
-
-
-def told(interval: Interval | None) -> str:
-    """Return a difference in points with its interval."""
-    if interval is None:
-        return ""
-    ends = "" if interval.low is None else f" ({interval.low:+.1f} to {interval.high:+.1f})"
-    return f"{interval.mean:+.1f}{ends}"
+    found = paired([values[seed] for seed in both], [base[seed] for seed in both]) if both else None
+    return difference(found).replace("\n", " ")
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -192,8 +182,8 @@ def main_table(rows: list[dict]) -> str:
         for net in ("resnet18", "resnet34", "resnet68"):
             vanilla, evolutionary, ours = found = [last(rows, data, net, method) for method in MAIN]
             if any(found):
-                differences = difference(ours, evolutionary), difference(evolutionary, vanilla)
-                lines.append([data, net, *map(spread, found), *map(told, differences)])
+                differences = less(ours, evolutionary), less(evolutionary, vanilla)
+                lines.append([data, net, *map(spread, found), *differences])
     return markdown(head, lines)
 
 
@@ -204,7 +194,7 @@ def depth_table(rows: list[dict]) -> str:
     for data in RECIPES:
         pairs = [(last(rows, data, "resnet34", method), last(rows, data, "resnet18", method)) for method in MAIN]
         if any(shallow for _, shallow in pairs):
-            lines.append([data, *(told(difference(*pair)) for pair in pairs)])
+            lines.append([data, *(less(*pair) for pair in pairs)])
     return markdown(head, lines)
 
 
@@ -253,13 +243,14 @@ def pictures(rows: list[dict]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    colours = COLOURS | {OURS: OTHERS[0]}
     images = Path(__file__).parent.parent / "docs" / "images"
     there = [data for data in RECIPES if last(rows, data, "resnet34", OURS)]
     for name, draw in (("study_depth", _depth), ("study_curves", _curves)):
         figure, axes = plt.subplots(1, len(there), figsize=(3.4 * len(there), 3.4), layout="constrained", squeeze=False)
         for axis, data in zip(axes[0], there, strict=True):
             for method in MAIN:
-                draw(axis, rows, data, method, COLOURS[method])
+                draw(axis, rows, data, method, colours[method])
             axis.set_title(TITLES[data])
             axis.set_ylim(0, 100)
             axis.grid(alpha=0.3)
@@ -269,20 +260,18 @@ def pictures(rows: list[dict]) -> None:
         figure.savefig(images / f"{name}.png", dpi=120)
 
 
-COLOURS = {"vanilla": "#4d4d4d", "evolutionary": "#0072b2", OURS: "#009e73"}
 TITLES = {
     "digits": "digits",
     "fashion": "Fashion-MNIST, a part",
     "cifar10": "CIFAR-10, a part",
     "nmnist": "N-MNIST, a part",
-    "digits_60": "digits",
 }
 
 
 def _depth(axis, rows, data, method, colour):
     nets = [net for net in ("resnet18", "resnet34", "resnet68") if last(rows, data, net, method)]
     depths = [int(net.removeprefix("resnet")) for net in nets]
-    values = [list(last(rows, data, net, method).values()) for net in nets]
+    values = [[100 * value for value in last(rows, data, net, method).values()] for net in nets]
     axis.plot(depths, [statistics.fmean(each) for each in values], color=colour, label=method)
     for depth, each in zip(depths, values, strict=True):
         axis.plot([depth] * len(each), each, "o", color=colour, markersize=3.5, alpha=0.6)

@@ -39,7 +39,7 @@ def test_the_readme_has_the_studys_means():
     }.items():
         found = [last.values() for last in (study.last(rows, data, "resnet34", method) for method in study.MAIN)]
         assert [len(each) for each in found] == [3, 3, 3]
-        assert f"{name} {', '.join(f'{sum(each) / 3:.0f}' for each in found)}" in " ".join(readme.split())
+        assert f"{name} {', '.join(f'{100 * sum(each) / 3:.0f}' for each in found)}" in " ".join(readme.split())
 
 
 def test_what_each_remedy_mends_is_as_measured():
@@ -57,7 +57,7 @@ def test_every_stage_of_the_study_is_a_comparison_that_can_be_made():
     from sbp_lab.results import Plan
 
     for data, stages in study.STAGES.items():
-        recipe = recipes.load(study.RECIPES[data][0])
+        recipe = recipes.load(study.RECIPES[data])
         for stage in stages:
             own = tuple(read_method(study.OWN[name]) for name in stage.methods if name in study.OWN)
             plan = Plan(recipe=recipe, data=(recipe.data,), nets=stage.nets, methods=stage.methods, own=own)
