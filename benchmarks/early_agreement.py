@@ -1,7 +1,8 @@
 """Whether the doctor's early figure tells the end: agreement of gradients after 60 steps against the last accuracy.
 
-``PYTHONPATH=. python benchmarks/early_agreement.py [MINUTES]``. A run that benchmarks/results/early_agreement.json has
-is not made again; ``plots.py`` draws docs/images/early_agreement.png of it.
+``PYTHONPATH=. python benchmarks/early_agreement.py [MINUTES]`` prints a line a run and the table of docs/doctor.md;
+``plots.py`` draws docs/images/early_agreement.png. Runs that benchmarks/results/early_agreement.json has are not made
+again.
 """
 
 import json
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 import torch
+from plots import EARLY_FIGURES, rank_correlation
 from record import RESULTS, write
 from stepping import accuracy, stepped
 
@@ -24,6 +26,7 @@ from sbp_lab.starts import first_weights
 
 FILE = RESULTS / "early_agreement.json"
 EARLY, STEPS, BATCHES = 60, 200, 8
+SEEDS = (0, 1)
 DEPTHS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 68: (6, 8, 12, 7)}
 SIZES = {"digits": None, "fashion_mnist": (14, 14)}
 CALIBRATED = "rectangle 2, calibrated"
@@ -37,16 +40,18 @@ NEURONS = {
 }
 
 
-def run(data, layers, name):
+def run(data, layers, name, seed):
     """Train a ResNet, from the usual start unless its name says: agreement after 60 steps, and the last accuracy."""
     source = open_data(data, os.environ.get("SBP_DATA"))
-    recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, method="vanilla")
+    recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, seed=seed)
     recipe, spec, _ = start(recipe, source)
-    recipe = recipe.replace(neuron=NEURONS[name], start="calibrated" if name == CALIBRATED else "default")
+    recipe = recipe.replace(
+        method="vanilla", neuron=NEURONS[name], start="calibrated" if name == CALIBRATED else "default"
+    )
     spec = spec.replace(depths=DEPTHS[layers], neuron=NEURONS[name])
     spec = at_identity(spec) if name == CALIBRATED else spec
     case = Case(recipe, spec, first_weights(recipe, spec, source))
-    losses, row = [], {"data": data, "layers": layers, "neuron": name}
+    losses, row = [], {"data": data, "layers": layers, "neuron": name, "seed": seed}
     for step, loss, trainer in stepped(case, source, STEPS):
         losses.append(loss)
         if step == EARLY:
@@ -64,16 +69,28 @@ def main():
     torch.set_num_threads(1)
     until = time.monotonic() + 60 * float(sys.argv[1]) if len(sys.argv) > 1 else float("inf")
     rows = json.loads(FILE.read_text()) if FILE.is_file() else []
-    cases = [(data, layers, name) for layers in DEPTHS for data in SIZES for name in NEURONS]
-    for data, layers, name in cases:
-        if time.monotonic() > until or any((data, layers, name) == tuple(row.values())[:3] for row in rows):
+    cases = [(data, layers, name, seed) for seed in SEEDS for layers in DEPTHS for data in SIZES for name in NEURONS]
+    for case in cases:
+        if time.monotonic() > until or any(case == tuple(row.values())[:4] for row in rows):
             continue
-        row = run(data, layers, name)
+        row = run(*case)
         rows.append(row)
         write(FILE, rows)
         early, last = (f"{100 * row[each]:.1f} %" for each in ("early_accuracy", "accuracy"))
         figures = f"agreement {np.mean(row['agreement']):.3f}, kept {row['kept']:.2f}"
-        print(f"{data}, {layers}, {name}: {figures}; after {EARLY} steps {early}, after {STEPS} {last}", flush=True)
+        print(*case, f"{figures}; after {EARLY} steps {early}, after {STEPS} {last}", sep=", ", flush=True)
+    table(rows)
+
+
+def table(rows):
+    """Print the rank correlation of every early figure with the last accuracy, with and without calibrated starts."""
+    print("figure, data, runs, rank correlation, the same without calibrated starts")
+    for name, value in EARLY_FIGURES.items():
+        for data in SIZES:
+            found = [row for row in rows if row["data"] == data]
+            usual = [row for row in found if row["neuron"] != CALIBRATED]
+            both = (rank_correlation(some, value) for some in (found, usual))
+            print(name.replace("\n", " "), data, len(found), *(f"{each:.2f}" for each in both), sep=", ")
 
 
 if __name__ == "__main__":
