@@ -27,12 +27,15 @@ from sbp_lab.tables import difference
 FILE = RESULTS / "study.json"
 METHODS = Path(__file__).parent / "study_methods"
 OWN = {path.stem: path for path in sorted(METHODS.glob("*.toml"))}
+#: Recipe of each data set, and what it is changed by.
 RECIPES = {
-    "digits": "digits",
-    "fashion": "study-fashion-mnist",
-    "cifar10": "study-cifar10",
-    "nmnist": "study-nmnist",
+    "digits": ("digits",),
+    "fashion": ("study-fashion-mnist",),
+    "cifar10": ("study-cifar10",),
+    "nmnist": ("study-nmnist",),
+    "digits-60": ("digits", "--epochs", "60"),
 }
+LONG = "digits-60"
 #: Each remedy by itself, then several together.
 REMEDIES = [
     *("vanilla", "shortcut", "evolutionary", "losses", "following", "distilled"),
@@ -69,36 +72,37 @@ CHOSEN_ON = ("digits", "fashion")
 
 
 _DEPTHS = Stage(MAIN, ("resnet18", "resnet34"))
+_SIXTY_EIGHT = Stage(MAIN, ("resnet68",))
 STAGES: dict[str, tuple[Stage, ...]] = {
     "digits": (
         Stage(tuple(REMEDIES), seeds="1"),
         _DEPTHS,
-        Stage(MAIN, ("resnet68",)),
-        Stage(tuple(NEURONS), seeds="1"),
-        Stage(tuple(COEFFICIENTS), seeds="1"),
+        Stage(tuple(COEFFICIENTS)),
+        _SIXTY_EIGHT,
+        Stage(tuple(REMEDIES), seeds="2"),
+        Stage(tuple(NEURONS), seeds="2"),
     ),
-    "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS),
+    "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, _SIXTY_EIGHT),
     "cifar10": (_DEPTHS,),
     "nmnist": (_DEPTHS,),
+    LONG: (Stage(MAIN),),
 }
 
 
-def command(data: str, stage: Stage) -> list[str]:
-    """Return the arguments of ``sbp compare``."""
+def chosen(stage: Stage) -> list[str]:
+    """Return what ``sbp compare`` is told of a stage."""
     methods = ",".join(str(OWN[name].relative_to(Path.cwd())) if name in OWN else name for name in stage.methods)
-    chosen = ["--methods", methods, "--net", ",".join(stage.nets), "--seeds", stage.seeds]
-    return ["compare", RECIPES[data], *chosen]
+    return ["--methods", methods, "--net", ",".join(stage.nets), "--seeds", stage.seeds]
 
 
 def run(data: str, folder: Path, jobs: int) -> None:
     """Make the runs of a data set that are missing."""
     place = folder / data
     for stage in STAGES[data]:
-        words = command(data, stage)
-        if (place / "results.json").is_file():
-            words = ["compare", "--resume", str(place), *words[2:]]
-        else:
-            words = [*words, "--out", str(place)]
+        start = (
+            ["--resume", str(place)] if (place / "results.json").is_file() else [*RECIPES[data], "--out", str(place)]
+        )
+        words = ["compare", *start, *chosen(stage)]
         print("sbp", *words, flush=True)
         sbp = [sys.executable, "-c", "from sbp_lab.cli import app; app()"]
         subprocess.run([*sbp, *words, "--jobs", str(jobs)], check=True)
@@ -178,7 +182,7 @@ def main_table(rows: list[dict]) -> str:
     """Return the contest: vanilla, the paper's and ours, by data and depth."""
     head = ["data", "net", *MAIN, f"{OURS} less evolutionary", "evolutionary less vanilla"]
     lines = []
-    for data in RECIPES:
+    for data in TITLES:
         for net in ("resnet18", "resnet34", "resnet68"):
             vanilla, evolutionary, ours = found = [last(rows, data, net, method) for method in MAIN]
             if any(found):
@@ -191,7 +195,7 @@ def depth_table(rows: list[dict]) -> str:
     """Return what the deeper net gains with each method."""
     head = ["ResNet-34 less ResNet-18", *MAIN]
     lines = []
-    for data in RECIPES:
+    for data in TITLES:
         pairs = [(last(rows, data, "resnet34", method), last(rows, data, "resnet18", method)) for method in MAIN]
         if any(shallow for _, shallow in pairs):
             lines.append([data, *(less(*pair) for pair in pairs)])
@@ -209,6 +213,17 @@ def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...]) ->
             ratios = [_ratio(rows, each, "resnet34", method) for each in data]
             sizes = ["" if value is None else f"{float(f'{value:.2g}'):g}" for value in ratios]
             lines.append([f"`{method}`", *map(spread, found), *sizes])
+    return markdown(head, lines)
+
+
+def length_table(rows: list[dict]) -> str:
+    """Return what training three times as long does, on digits, and the best epoch on the way."""
+    head = ["method", "20 epochs", "60 epochs", "60 less 20", "60 epochs, best on the way"]
+    lines = []
+    for method in MAIN:
+        short, long = (last(rows, data, "resnet34", method) for data in ("digits", LONG))
+        best = {row["seed"]: max(row["accuracy"]) for row in rows if (row["data"], row["method"]) == (LONG, method)}
+        lines.append([f"`{method}`", spread(short), spread(long), less(long, short), spread(best)])
     return markdown(head, lines)
 
 
@@ -245,7 +260,7 @@ def pictures(rows: list[dict]) -> None:
 
     colours = COLOURS | {OURS: OTHERS[0]}
     images = Path(__file__).parent.parent / "docs" / "images"
-    there = [data for data in RECIPES if last(rows, data, "resnet34", OURS)]
+    there = [data for data in TITLES if last(rows, data, "resnet34", OURS)]
     for name, draw in (("study_depth", _depth), ("study_curves", _curves)):
         figure, axes = plt.subplots(1, len(there), figsize=(3.4 * len(there), 3.4), layout="constrained", squeeze=False)
         for axis, data in zip(axes[0], there, strict=True):
@@ -299,6 +314,7 @@ def tables(rows: list[dict]) -> list[str]:
         size_line(rows),
         method_table(rows, NEURONS, ("digits",)),
         method_table(rows, COEFFICIENTS, ("digits",)),
+        length_table(rows),
     ]
 
 

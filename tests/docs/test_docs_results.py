@@ -57,7 +57,7 @@ def test_every_stage_of_the_study_is_a_comparison_that_can_be_made():
     from sbp_lab.results import Plan
 
     for data, stages in study.STAGES.items():
-        recipe = recipes.load(study.RECIPES[data])
+        recipe = recipes.load(study.RECIPES[data][0])
         for stage in stages:
             own = tuple(read_method(study.OWN[name]) for name in stage.methods if name in study.OWN)
             plan = Plan(recipe=recipe, data=(recipe.data,), nets=stage.nets, methods=stage.methods, own=own)
