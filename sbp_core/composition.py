@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from sbp_core import validation
 from sbp_core.specs.losses import LossSpec
 
 
@@ -16,6 +17,76 @@ class ShortcutOutput(NamedTuple):
 
     main: Any
     branches: tuple[Any, ...]
+
+
+def check_coefficient(coefficient: Any) -> None:
+    """Raise unless it is a finite number, or an array without axes, whose value is not looked at: it may be traced.
+
+    Raises:
+        TypeError: neither.
+        ValueError: a number that is not finite, or an array with axes.
+
+    Example:
+        >>> import numpy as np
+        >>> check_coefficient(np.ones(2))
+        Traceback (most recent call last):
+        ...
+        ValueError: coefficient must be a scalar, got shape (2,)
+    """
+    shape = getattr(coefficient, "shape", None)
+    if shape is None:
+        validation.finite("coefficient", coefficient)
+    elif len(shape):
+        raise ValueError(f"coefficient must be a scalar, got shape {tuple(shape)}")
+
+
+def check_output(
+    spec: LossSpec,
+    output: object,
+    coefficient: Any,
+    labels: Sequence[int | None],
+    labels_dtype: object,
+    *,
+    batch_axis: int = -2,
+) -> bool:
+    """Return whether the labels are soft; raise unless logits, branches and labels fit the loss and each other.
+
+    Args:
+        spec: the loss.
+        output: what the loss is of.
+        coefficient: the branches' weight.
+        labels: the labels' shape, as of :meth:`~sbp_core.LossSpec.check_logits`; None is a size not known.
+        labels_dtype: their dtype; its text ends in its name.
+        batch_axis: which axis of the logits the labels have.
+
+    Raises:
+        TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with; a
+            coefficient that is no number.
+        ValueError: logits of another rank, labels or branches of another shape, or a coefficient that is not a finite
+            scalar.
+
+    Example:
+        >>> import numpy as np
+        >>> output = ShortcutOutput(np.zeros((2, 10)), (np.zeros((2, 9)),))
+        >>> check_output(LossSpec(), output, 0.5, (2,), "int64")
+        Traceback (most recent call last):
+        ...
+        ValueError: branches must have the shape of the main logits, (2, 10); branch 0 has (2, 9)
+    """
+    if not isinstance(output, ShortcutOutput):
+        raise TypeError(
+            f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}; a Shortcut returns one in "
+            "training with combine='losses'"
+        )
+    check_coefficient(coefficient)
+    main = tuple(output.main.shape)
+    soft = spec.check_logits(main, tuple(labels), labels_dtype=str(labels_dtype), batch_axis=batch_axis)
+    for place, branch in enumerate(output.branches):
+        shape = tuple(branch.shape)
+        sizes = zip(shape, main, strict=False)
+        if len(shape) != len(main) or any(None not in pair and pair[0] != pair[1] for pair in sizes):
+            raise ValueError(f"branches must have the shape of the main logits, {main}; branch {place} has {shape}")
+    return soft
 
 
 def sum_logits(main: Any, branches: Sequence[Any], coefficient: Any) -> Any:

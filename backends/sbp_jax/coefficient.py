@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from sbp_core import validation
+from sbp_core.composition import check_coefficient
 from sbp_core.inputs import check_floating
 
 
@@ -20,9 +19,5 @@ def scalar(coefficient: Any, dtype: Any) -> jax.Array:
         TypeError: not a number, or logits that are not floating.
     """
     check_floating("logits", jnp.dtype(dtype).name)
-    if isinstance(coefficient, Real):
-        coefficient = validation.finite("coefficient", coefficient)  # type: ignore[arg-type]
-    array = jnp.asarray(coefficient, dtype)
-    if array.shape != ():
-        raise ValueError(f"coefficient must be a scalar, got shape {array.shape}")
-    return array
+    check_coefficient(coefficient)
+    return jnp.asarray(coefficient, dtype)

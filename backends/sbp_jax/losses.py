@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
+from sbp_core.composition import ShortcutOutput, check_output, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import LossSpec, as_loss
 from sbp_core.specs.shortcut import Combine
 from sbp_jax.coefficient import scalar
@@ -51,19 +51,10 @@ class ShortcutLoss:
             coefficient: the weight of the branches, a number or a scalar array, traced or not.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
-            ValueError: logits of another rank, labels or branches of another shape, or a coefficient that is not a
-                finite scalar.
+            TypeError, ValueError: what does not fit (:func:`sbp_core.composition.check_output`).
         """
-        if not isinstance(output, ShortcutOutput):
-            raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
-        main, labels = output.main, jnp.asarray(labels)
-        soft = self.spec.check_logits(main.shape, labels.shape, labels_dtype=labels.dtype.name)
-        for place, branch in enumerate(output.branches):
-            if branch.shape != main.shape:
-                raise ValueError(
-                    f"branches must have the shape of the main logits, {main.shape}; branch {place} has {branch.shape}"
-                )
+        labels = jnp.asarray(labels)
+        soft = check_output(self.spec, output, coefficient, labels.shape, labels.dtype.name)
 
         def cross_entropy(logits: jax.Array) -> Any:
             if soft:
@@ -74,7 +65,7 @@ class ShortcutLoss:
         loss: jax.Array = compose_loss(
             self.spec,
             output,
-            scalar(coefficient, main.dtype),
+            scalar(coefficient, output.main.dtype),
             labels=jnp.argmax(labels, axis=-1) if soft else labels,
             cross_entropy=cross_entropy,
             log_softmax=jax.nn.log_softmax,

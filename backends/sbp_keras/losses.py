@@ -10,9 +10,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
+from sbp_core.composition import ShortcutOutput, check_output, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import Combine, LossSpec, as_loss
-from sbp_keras.numerics import cross_entropy, mean, scalar
+from sbp_keras.numerics import cross_entropy, mean
 
 
 def _average(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -72,22 +72,13 @@ class ShortcutLoss:
             coefficient: the weight of the branches; a number or a scalar tensor.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
-            ValueError: logits of another rank, labels or branches of another shape, or a coefficient that is no scalar.
+            TypeError, ValueError: what does not fit (:func:`sbp_core.composition.check_output`).
         """
-        if not isinstance(output, ShortcutOutput):
-            raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
-        main, labels = output.main, ops.convert_to_tensor(labels)
+        labels = ops.convert_to_tensor(labels)
         dtype = keras.backend.standardize_dtype(labels.dtype)
-        soft = self.spec.check_logits(tuple(main.shape), tuple(labels.shape), labels_dtype=dtype, batch_axis=0)
-        for place, branch in enumerate(output.branches):
-            if tuple(branch.shape) != tuple(main.shape):
-                raise ValueError(
-                    f"branches must have the shape of the main logits, {tuple(main.shape)}; branch {place} has "
-                    f"{tuple(branch.shape)}"
-                )
+        soft = check_output(self.spec, output, coefficient, labels.shape, dtype, batch_axis=0)
         if soft:
-            labels = ops.cast(labels, main.dtype)
+            labels = ops.cast(labels, output.main.dtype)
 
         def entropy(logits: Any) -> Any:
             wanted = ops.expand_dims(labels, 1) if len(logits.shape) == 3 else labels
@@ -98,7 +89,7 @@ class ShortcutLoss:
         return compose_loss(
             self.spec,
             output,
-            scalar("coefficient", coefficient, main.dtype),
+            ops.convert_to_tensor(coefficient, output.main.dtype),
             labels=classes_of(labels),
             cross_entropy=entropy,
             log_softmax=ops.log_softmax,

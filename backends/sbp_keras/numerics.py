@@ -49,18 +49,6 @@ class Constant(keras.initializers.Initializer):
         return {"value": self.value}
 
 
-def scalar(name: str, value: Any, dtype: Any) -> Any:
-    """Return a number or a scalar as a tensor of ``dtype``; ``ops.cast`` takes a Python number through float32.
-
-    Raises:
-        ValueError: it is no scalar.
-    """
-    tensor = ops.convert_to_tensor(value, dtype)
-    if tuple(tensor.shape) != ():
-        raise ValueError(f"{name} must be a number or a scalar, got shape {tuple(tensor.shape)}")
-    return tensor
-
-
 def cross_entropy(logits: Any, labels: Any) -> Any:
     """Return the mean cross-entropy of ``logits``, ``(batch, ..., classes)``, and integer ``labels``, ``(batch, ...)``.
 

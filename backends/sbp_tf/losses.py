@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from sbp_core.composition import ShortcutOutput, compose_loss
+from sbp_core.composition import ShortcutOutput, check_output, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import LossSpec, as_loss
 from sbp_core.specs.shortcut import Combine
 from sbp_tf import namespace
@@ -15,7 +15,7 @@ class ShortcutLoss:
 
     "losses": ``CE(main, y) + coefficient * sum_l CE(branch_l, y)``; "logits": ``CE(main + coefficient * sum_l branch_l,
     y)`` (Guo et al. 2024, Eq. 6-10). A :class:`~sbp_core.LossSpec` says these and more: supervision of every time step,
-    distillation of the branches and between time steps.
+    distillation of the branches and between time steps, label smoothing.
 
     Args:
         spec: a LossSpec, or the name of a composition.
@@ -45,32 +45,29 @@ class ShortcutLoss:
         Args:
             output: main logits ``(batch, classes)``, ``(time, batch, classes)`` where ``spec.timed``; and the
                 branches'.
-            labels: integer classes, ``(batch,)``.
+            labels: integer classes, ``(batch,)``, or soft ones as of mix-up, probabilities ``(batch, classes)``.
             coefficient: the weight of the branches; a number or a scalar tensor.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput, or the labels are not integers.
-            ValueError: logits of another rank, or labels of another shape.
+            TypeError, ValueError: what does not fit (:func:`sbp_core.composition.check_output`).
         """
-        if not isinstance(output, ShortcutOutput):
-            raise TypeError(f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}")
         labels = tf.convert_to_tensor(labels)
-        if not labels.dtype.is_integer:
-            raise TypeError(f"labels must be integer classes, got {labels.dtype.name}")
-        main = tf.convert_to_tensor(output.main)
-        self.spec.check_logits(tuple(main.shape), tuple(labels.shape))
+        soft = check_output(self.spec, output, coefficient, labels.shape, labels.dtype.name)
+        dtype = output.main.dtype
+
+        def cross_entropy(logits: tf.Tensor) -> tf.Tensor:
+            if soft:
+                return soft_cross_entropy(logits, tf.cast(labels, dtype), log_softmax=tf.nn.log_softmax, xp=namespace)
+            targets = tf.broadcast_to(labels, tf.shape(logits)[:-1])
+            return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits))
+
         return compose_loss(
             self.spec,
             output,
-            tf.cast(coefficient, main.dtype),
-            labels=tf.cast(labels, tf.int64),
-            cross_entropy=lambda logits: _cross_entropy(logits, labels),
+            tf.cast(coefficient, dtype),
+            labels=tf.argmax(labels, axis=-1) if soft else tf.cast(labels, tf.int64),
+            cross_entropy=cross_entropy,
             log_softmax=tf.nn.log_softmax,
             detach=tf.stop_gradient,
             xp=namespace,
         )
-
-
-def _cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    targets = tf.broadcast_to(labels, tf.shape(logits)[:-1])
-    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits))

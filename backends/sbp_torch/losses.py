@@ -6,7 +6,7 @@ import array_api_compat.torch as xp
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sbp_core.composition import ShortcutOutput, compose_loss, soft_cross_entropy
+from sbp_core.composition import ShortcutOutput, check_output, compose_loss, soft_cross_entropy
 from sbp_core.specs.losses import LossSpec, as_loss
 from sbp_core.specs.shortcut import Combine
 
@@ -49,22 +49,9 @@ class ShortcutLoss(nn.Module):
             coefficient: the weight of the branches; a number or a 0-d tensor.
 
         Raises:
-            TypeError: ``output`` is not a ShortcutOutput; labels of a dtype that their shape does not go with.
-            ValueError: logits of another rank, or labels or branches of another shape.
+            TypeError, ValueError: what does not fit (:func:`sbp_core.composition.check_output`).
         """
-        if not isinstance(output, ShortcutOutput):
-            raise TypeError(
-                f"output must be a ShortcutOutput(main, branches), got {type(output).__name__}; a Shortcut returns one "
-                "in training with combine='losses'"
-            )
-        main = output.main
-        soft = self.spec.check_logits(main.shape, labels.shape, labels_dtype=str(labels.dtype))
-        for place, branch in enumerate(output.branches):
-            if branch.shape != main.shape:
-                raise ValueError(
-                    f"branches must have the shape of the main logits, {tuple(main.shape)}; branch {place} has "
-                    f"{tuple(branch.shape)}"
-                )
+        soft = check_output(self.spec, output, coefficient, labels.shape, labels.dtype)
 
         def log_softmax(logits: Tensor) -> Tensor:
             return functional.log_softmax(logits, dim=-1)
