@@ -5,7 +5,7 @@
 - What Keras hands down is run whole by the adapter that it is handed to, and through Keras one case in six: firing, a
   neuron's steps and schedules are that adapter's own functions on the very tensors (``test_keras_native.py``).
 - JAX compiles each operation of a network that runs without ``jax.jit``, which takes five times as long as the network
-  at once. There all networks run compiled, as JAX's users run them, and one in six also without.
+  at once. There all networks run compiled, as JAX's users run them, and the five of :data:`SAMPLE` also without.
 """
 
 import importlib.util
@@ -14,6 +14,9 @@ import subprocess
 import sys
 
 import pytest
+
+from sbp_conformance.mutants.hunt import chosen, hunt
+from sbp_core.reference.backend import ReferenceBackend
 
 NEEDED = {
     "torch": ["torch"],
@@ -34,6 +37,11 @@ def levels(*names):
     return [word for name in names for word in ("--level", name)]
 
 
+#: The networks that together catch most of what all catch.
+SAMPLE = (
+    *("network-full-neuron", "network-learnt-decay-clif", "network-coefficient-0", "network-spikformer_cifar"),
+    "network-current-detached-reset-next",
+)
 #: What a test runs: its options, and the levels that must have run in both precisions without being compiled.
 PARTS = {
     "all": ([], ("surrogate", "neuron", "random", "edges", *ADDED, "network")),
@@ -44,7 +52,7 @@ PARTS = {
     "losses at the edges": (["--level", "edges", "--case", "edges-*loss*", "--mode", "eager"], ("edges",)),
     # a case that is asked for by name is compiled in every dtype that it has
     "networks, compiled": ([*NETWORKS, "compiled", "--case", "network-*"], ()),
-    "networks, a sample": ([*NETWORKS, "eager", "--every", "6"], ("network",)),
+    "networks, a sample": ([*NETWORKS, "eager", *(word for case in SAMPLE for word in ("--case", case))], ("network",)),
 }
 KERAS = ["what is handed down", "losses at the edges"]
 RUN = {
@@ -83,6 +91,14 @@ def test_the_backend_equals_the_reference(backend, part, tmp_path):
         assert {(level, "compiled", dtype) for dtype in FULL} <= ran
     if part == "networks, compiled":
         assert {("network", "compiled", dtype) for dtype in FULL} == ran
+
+
+def test_the_sample_of_networks_catches_all_but_a_few_of_the_faults_that_all_networks_catch():
+    reference = "sbp_core.reference.backend:make_backend"
+    mutants = [mutant for mutant in chosen(reference, ReferenceBackend()) if mutant.level == "network"]
+    caught = [found.caught for found in hunt(reference, ReferenceBackend(), mutants, cases=SAMPLE)]
+    assert len(caught) >= 59
+    assert sum(caught) >= len(caught) - 6
 
 
 def test_every_level_runs_on_every_backend():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -68,11 +68,17 @@ def chosen(name: str, backend: Backend, patterns: Iterable[str] = ("*",)) -> lis
     return [mutant for mutant in asked if fits(mutant, registry_name(name), backend)]
 
 
-def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hunt]:
+def hunt(name: str, backend: Backend, mutants: Iterable[Mutant], *, cases: Sequence[str] = ("*",)) -> Iterator[Hunt]:
     """Plant each mutant and yield what became of it.
 
     A mutant counts as caught by what was compared, not by an error that it happens to raise somewhere. The check that
     caught it is run on the backend as it is, too, and must pass there.
+
+    Args:
+        name: as ``--backend`` says it.
+        backend: the backend.
+        mutants: what to plant.
+        cases: patterns of the cases that may catch it, to learn what a part of the suite is worth.
     """
     plain: dict[str, Outcome] = {}
     for mutant in mutants:
@@ -81,7 +87,7 @@ def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hun
         try:
             # planted once for all checks: a fault may carry something over from one call to the next
             with planted(mutant, registry_name(name), backend) as broken:
-                for check in _checks(backend, mutant):
+                for check in _checks(backend, mutant, cases):
                     outcome = run_check(broken, check)
                     ran += 1
                     compared = [f for f in outcome.findings if f.problem is not None and f.quantity != "call"]
@@ -110,10 +116,13 @@ def hunt(name: str, backend: Backend, mutants: Iterable[Mutant]) -> Iterator[Hun
         )
 
 
-def _checks(backend: Backend, mutant: Mutant) -> list[Check]:
+def _checks(backend: Backend, mutant: Mutant, cases: Sequence[str]) -> list[Check]:
     """Return the checks to look at: first those that the mutant names, then the rest of its level."""
-    found: dict[str, Check] = {}
-    for pattern in (*mutant.cases, "*"):
-        selection = Selection(levels=[mutant.level], cases=[pattern], modes=["eager"], dtypes=mutant.dtypes)
-        found = found | {check.id: check for check in plan(backend, selection).checks if check.id not in found}
-    return list(found.values())
+
+    def planned(patterns: Sequence[str]) -> list[Check]:
+        selection = Selection(levels=[mutant.level], cases=patterns, modes=["eager"], dtypes=mutant.dtypes)
+        return plan(backend, selection).checks
+
+    allowed = {check.id: check for check in planned(cases)}
+    named = [check.id for pattern in mutant.cases for check in planned([pattern])]
+    return [allowed[each] for each in dict.fromkeys([*named, *allowed]) if each in allowed]
