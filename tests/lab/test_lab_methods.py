@@ -211,6 +211,26 @@ def test_compare_takes_methods_at_once_and_files(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "fields", "blocks"),
+    [
+        ("sew_resnet18", {"join": "and"}, "sew"),
+        ("resnet19", {"hidden_initial": "kaiming"}, "standard"),
+        ("ms_resnet34", {"scale": 0.25}, "ms"),
+        ("max_resnet18", {}, "max"),
+    ],
+)
+def test_a_network_that_has_the_blocks_stays_as_it_is(name, fields, blocks):
+    spec = network_spec(name, **fields)
+    assert with_blocks(spec, blocks) is spec
+
+
+def test_blocks_keep_what_both_have():
+    spec = with_blocks(network_spec("ms_resnet34"), "max")
+    assert (spec.first_stage_stride, spec.downsample) == (2, "max")
+    assert with_blocks(network_spec("max_resnet18"), "ms").downsample == "stride"
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Recipe(method="losses+evolutionary"), "method must not state coefficient twice; 'losses' and 'evol"),

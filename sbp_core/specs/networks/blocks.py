@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal, get_args
 
 from sbp_core import validation
@@ -18,7 +19,7 @@ Blocks = Literal["standard", "sew", "ms", "max"]
 _MADE: dict[str, tuple[type[ResidualNetworkSpec], dict[str, Any]]] = {
     "standard": (ResNetSpec, {}),
     "sew": (SEWResNetSpec, {}),
-    "ms": (MSResNetSpec, {}),
+    "ms": (MSResNetSpec, {"downsample": "stride"}),
     "max": (MSResNetSpec, {"downsample": "max", "scale": 1.0, "residual_scale": 1.0}),
 }
 #: What all of them have.
@@ -34,10 +35,12 @@ _SHARED = (
     "batch_norm_epsilon",
     "batch_norm_momentum",
 )
+#: What some have, and the value of those that do not.
+_SOME: dict[str, object] = {"hidden": None, "stem_channels": None, "first_stage_stride": 1}
 
 
 def with_blocks(spec: NetworkSpec, blocks: Blocks) -> ResidualNetworkSpec:
-    """Return a residual network of the same depths, widths and neuron, of other blocks.
+    """Return a residual network of the same depths, widths and neuron, of other blocks; itself where it has these.
 
     Args:
         spec: a residual network.
@@ -56,7 +59,12 @@ def with_blocks(spec: NetworkSpec, blocks: Blocks) -> ResidualNetworkSpec:
     if not isinstance(spec, ResidualNetworkSpec):
         raise ValueError(f"blocks must be left out with a network that is not residual, {spec.kind!r}; got {blocks!r}")
     made, fields = _MADE[blocks]
-    for name, usual in (("hidden", None), ("stem_channels", None), ("first_stage_stride", 1)):
-        if getattr(spec, name, usual) != usual:
+    if type(spec) is made and all(getattr(spec, name) == value for name, value in fields.items()):
+        return spec
+    kept = list(_SHARED)
+    for name, usual in _SOME.items():
+        if name in {field.name for field in dataclasses.fields(made)}:
+            kept += [name] if hasattr(spec, name) else []
+        elif getattr(spec, name, usual) != usual:
             raise ValueError(f"blocks={blocks!r} must go with {name}={usual!r}, got {getattr(spec, name)!r}")
-    return made(**{name: getattr(spec, name) for name in _SHARED}, **fields)
+    return made(**{name: getattr(spec, name) for name in kept}, **fields)
