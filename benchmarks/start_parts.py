@@ -54,7 +54,11 @@ PARTS = {
         "kernels, random 0.1": ({}, None, 0.1, False),
         "kernels, random 0.6": ({}, None, 0.6, False),
     },
-    "sew34": {"nothing": NOTHING, "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False)},
+    "sew34": {
+        "nothing": NOTHING,
+        "threshold, residual": (THRESHOLD | WIDTH, 0.1, None, False),
+        "threshold, residual, rates": (THRESHOLD | WIDTH, 0.1, None, True),
+    },
     "ms34": {"nothing": NOTHING},
     "ms34_small": {"nothing": NOTHING},
     "spikformer": {
