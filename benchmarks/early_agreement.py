@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import torch
-from plots import EARLY_FIGURES, rank_correlation
+from plots import EARLY_FIGURES, rank_correlation, told_apart
 from record import RESULTS, write
 from stepping import accuracy, stepped
 
@@ -79,18 +79,21 @@ def main():
         early, last = (f"{100 * row[each]:.1f} %" for each in ("early_accuracy", "accuracy"))
         figures = f"agreement {np.mean(row['agreement']):.3f}, kept {row['kept']:.2f}"
         print(*case, f"{figures}; after {EARLY} steps {early}, after {STEPS} {last}", sep=", ", flush=True)
-    table(rows)
+    print(table(rows))
 
 
 def table(rows):
-    """Print the rank correlation of every early figure with the last accuracy, with and without calibrated starts."""
-    print("figure, data, runs, rank correlation, the same without calibrated starts")
+    """Return how well each early figure tells the end, and the same without calibrated starts."""
+    lines = ["| after 60 steps | pairs told apart, digits | rank | pairs, Fashion-MNIST | rank |", "|---|---|---|---|---|"]
     for name, value in EARLY_FIGURES.items():
+        cells = [name.replace("\n", " ")]
         for data in SIZES:
             found = [row for row in rows if row["data"] == data]
             usual = [row for row in found if row["neuron"] != CALIBRATED]
-            both = (rank_correlation(some, value) for some in (found, usual))
-            print(name.replace("\n", " "), data, len(found), *(f"{each:.2f}" for each in both), sep=", ")
+            cells.append(" / ".join(f"{100 * told_apart(some, value):.0f} %" for some in (found, usual)))
+            cells.append(" / ".join(f"{rank_correlation(some, value):.2f}" for some in (found, usual)))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parent.parent / "docs" / "images"
@@ -117,6 +118,11 @@ def rank_correlation(rows, value):
     return spearmanr([value(row) for row in rows], [row["accuracy"] for row in rows]).statistic
 
 
+def told_apart(rows, value):
+    """Return in which share of pairs the run that ends above 20 %, twice chance, has the higher figure of the two."""
+    return roc_auc_score([row["accuracy"] > 0.2 for row in rows], [value(row) for row in rows])
+
+
 def early_agreement(rows, path):
     """Draw the last accuracy against early figures."""
     data = list(dict.fromkeys(row["data"] for row in rows))
@@ -131,8 +137,7 @@ def early_agreement(rows, path):
             for row in there:
                 colour = f"C{neurons.index(row['neuron'])}"
                 axis.scatter(value(row), 100 * row["accuracy"], color=colour, marker=MARKERS[row["layers"]], s=36)
-            found = rank_correlation(there, value)
-            axis.set_title(f"{name}, {len(there)} runs: rank correlation {found:.2f}", fontsize=9)
+            axis.set_title(f"{name}, {len(there)} runs: tells {100 * told_apart(there, value):.0f} % apart", fontsize=9)
             if label.startswith("gradient"):
                 axis.set_xscale("log")
             axis.set_xlabel(f"{label}, after 60 steps")

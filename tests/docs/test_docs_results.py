@@ -1,4 +1,4 @@
-"""docs/results.md shows what the study's scripts print of the runs that are kept."""
+"""docs/results.md and docs/doctor.md show what the study's scripts print of the runs that are kept."""
 
 import json
 import sys
@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "results.md").read_text()
 def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     yield
-    for name in ("study", "remedy_agreement", "record"):
+    for name in ("study", "remedy_agreement", "early_agreement", "stepping", "plots", "record"):
         sys.modules.pop(name, None)
 
 
@@ -47,6 +47,14 @@ def test_what_each_remedy_mends_is_as_measured():
     import remedy_agreement
 
     assert remedy_agreement.table(json.loads(remedy_agreement.FILE.read_text())) in PAGE
+
+
+def test_how_well_the_doctors_early_figures_tell_the_end_is_as_measured():
+    pytest.importorskip("torch")
+    import early_agreement
+
+    table = early_agreement.table(json.loads(early_agreement.FILE.read_text()))
+    assert table in (ROOT / "docs" / "doctor.md").read_text()
 
 
 def test_every_stage_of_the_study_is_a_comparison_that_can_be_made():
