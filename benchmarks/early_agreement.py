@@ -84,7 +84,7 @@ def main():
 
 def table(rows):
     """Return how well each early figure tells the end, and the same without calibrated starts."""
-    lines = ["| after 60 steps | pairs told apart, digits | rank | pairs, Fashion-MNIST | rank |", "|---|---|---|---|---|"]
+    lines = ["| after 60 steps | pairs told apart, digits | rank | pairs, Fashion-MNIST | rank |", f"|{'---|' * 5}"]
     for name, value in EARLY_FIGURES.items():
         cells = [name.replace("\n", " ")]
         for data in SIZES:
