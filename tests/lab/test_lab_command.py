@@ -1,37 +1,24 @@
 import importlib.metadata
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
 
 import sbp_torch
 from sbp_core import Constant, Cosine, Evolutionary, Following, LIFSpec, LossSpec, Triangle, network_spec, registry
-from sbp_lab import comparison, recipes, results, trainers, training
+from sbp_lab import comparison, recipes, trainers, training
 from sbp_lab.cli.commands.demo import COMPARED
 from sbp_lab.cli.options import changed, parsed
 from sbp_lab.events import Frames
 from sbp_lab.optimizers import SGD, AdamW
 from sbp_lab.recipe import Recipe
-from sbp_lab.record import Epoch, Run
-from sbp_lab.training import Interrupted, LockedError, Started
-from tests.lab.command import sbp
+from sbp_lab.record import Run
+from tests.lab.command import TINY, accuracy_of, made, sbp, words
 from tests.lab.test_lab_data_mnist import write as write_mnist
-
-# a parent may have told its children to ignore Ctrl-C
-CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sbp_lab.cli import app; app()"
-TINY = ["--net", "resnet10", "--width", "2", "-T", "1", "--batch-size", "700"]
-
-
-def accuracy_of(method, output):
-    return re.search(rf"^ *{method} +(\d+\.\d)", output, re.MULTILINE)
 
 
 # compiling takes the time in tf and jax, so one method has to do there
@@ -108,10 +95,6 @@ def test_what_follows_the_last_tap_gets_no_gradient_but_the_main_outputs(tmp_pat
     assert norms["shortcut"]["head"] == pytest.approx(norms["vanilla"]["head"], rel=1e-5)
     assert norms["shortcut"]["layer2.0.conv1"] == pytest.approx(norms["vanilla"]["layer2.0.conv1"], rel=1e-5)
     assert norms["shortcut"]["stem.conv"] != pytest.approx(norms["vanilla"]["stem.conv"], rel=1e-3)
-
-
-def words(done):
-    return " ".join(re.sub(r"[│\n]", " ", done.output).split())
 
 
 @pytest.mark.parametrize(
@@ -275,7 +258,7 @@ def test_a_comparison_goes_on_where_it_was_and_takes_more_seeds(tmp_path, monkey
 
     def train(recipe, folder, **_):
         trained.append((recipe.method, recipe.seed))
-        return _made(recipe, folder)
+        return made(recipe, folder)
 
     monkeypatch.setattr(comparison, "train", train)
     again = sbp("compare", "--resume", out, "--methods", "vanilla,evolutionary", "--seeds", "2", "--jobs", "1")
@@ -293,16 +276,9 @@ def test_a_comparison_goes_on_where_it_was_and_takes_more_seeds(tmp_path, monkey
     assert "was run with epochs=1, and the comparison asks for 2" in words(other)
 
 
-def _made(recipe, folder):
-    epochs = tuple(Epoch(number=number, loss=1.0, accuracy=0.5) for number in range(1, recipe.epochs + 1))
-    run = Run(recipe=recipe, epochs=epochs, step_ms=1.0)
-    run.write(folder)
-    return run
-
-
 def test_methods_nets_and_seeds_are_crossed_each_in_a_folder_of_its_own(tmp_path, monkeypatch):
     def train(recipe, folder, **_):
-        return _made(recipe, folder)
+        return made(recipe, folder)
 
     monkeypatch.setattr(comparison, "train", train)
     arguments = ["--net", "resnet10,ms_resnet18", "--methods", "vanilla,shortcut", "--seeds", "3,5", "--jobs", "1"]
@@ -321,7 +297,7 @@ def test_methods_nets_and_seeds_are_crossed_each_in_a_folder_of_its_own(tmp_path
 
 
 def test_the_demo_takes_fashion_mnist_where_it_is_and_digits_where_it_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "train", lambda recipe, folder, **_: _made(recipe, folder))
+    monkeypatch.setattr(comparison, "train", lambda recipe, folder, **_: made(recipe, folder))
     write_mnist(tmp_path / "data" / "fashion-mnist", copies=10)
     for folder, recipe in (("data", recipes.load("demo")), ("none", recipes.load("digits"))):
         out = tmp_path / f"out-{folder}"
@@ -334,95 +310,12 @@ def test_the_demo_takes_fashion_mnist_where_it_is_and_digits_where_it_is_not(tmp
         assert (len(content["runs"]), content["seeds"]) == (3 * len(COMPARED), [0, 1, 2])
 
 
-def _folder_that_is_a_file(path):
-    path.write_text("")
-    return path, "is a file"
-
-
-def _folder_in_a_file(path):
-    path.write_text("")
-    return path / "deep", "Not a directory"
-
-
-def _folder_that_takes_no_file(path):
-    return Path("/proc"), "cannot be written"
-
-
-def _folder_that_cannot_be(path):
-    return Path("/proc/new/deep"), "cannot be written"
-
-
-def _folder_with_too_long_a_name(path):
-    return path / ("x" * 300), "name too long"
-
-
-@pytest.mark.parametrize("command", ["train", "compare", "gradients"])
-@pytest.mark.parametrize(
-    "make",
-    [
-        _folder_that_is_a_file,
-        _folder_in_a_file,
-        _folder_that_takes_no_file,
-        _folder_that_cannot_be,
-        _folder_with_too_long_a_name,
-    ],
-)
-def test_a_folder_that_cannot_be_written_is_named_before_any_training(command, make, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainers, "load", None)
-    out, message = make(tmp_path / "out")
-    if out.is_relative_to("/proc") and not Path("/proc/self").exists():
-        pytest.skip("/proc is not here: what a superuser cannot write either")
-    done = sbp(command, "--out", str(out))
-    assert done.exit_code == 2
-    assert "Invalid value for --out" in words(done), words(done)
-    assert message in words(done)
-
-
-def test_a_failure_in_training_keeps_its_traceback_and_leaves_no_empty_folder(tmp_path, monkeypatch):
-    def fail(recipe, folder, *, on_event, **_):
-        on_event(
-            Started(folder=folder, parameters=None, steps_per_epoch=1, total_steps=1, step=0, neurons="", devices=())
-        )
-        raise ValueError("from deep inside")
-
-    monkeypatch.setattr(training, "train", fail)
-    done = sbp("train", "--out", str(tmp_path / "new" / "out"), *TINY)
-    assert done.exit_code == 1
-    assert isinstance(done.exception, ValueError)
-    assert "Invalid value" not in done.output
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "said"),
-    [
-        (
-            Interrupted("stopped after step 3: all is kept", signal.SIGTERM),
-            143,
-            "Interrupted: stopped after step 3: all",
-        ),
-        (Interrupted("stopped after step 3: all is kept", signal.SIGINT), 130, "Go on with: sbp train --resume"),
-        (OSError(28, "No space left on device"), 1, "Stopped: [Errno 28] No space left on device"),
-        (trainers.NotFiniteError("loss is nan in step 7"), 1, "Stopped: loss is nan in step 7"),
-        (LockedError("another process trains in it"), 2, "sbp: another process trains in it"),
-    ],
-)
-def test_a_training_that_is_stopped_says_so_in_a_line(error, code, said, tmp_path, monkeypatch):
-    def stop(*_, **__):
-        raise error
-
-    monkeypatch.setattr(training, "train", stop)
-    done = sbp("train", "--out", str(tmp_path / "out"), *TINY)
-    assert (done.exit_code, done.exception) == (code, None)
-    assert said in done.output
-
-
 def test_a_run_goes_on_in_its_folder_with_its_own_recipe_also_on_another_backend(tmp_path, monkeypatch):
     seen = []
 
     def train(recipe, folder, *, resume, **_):
         seen.append((recipe, folder, resume))
-        return _made(recipe, folder)
+        return made(recipe, folder)
 
     monkeypatch.setattr(training, "train", train)
     out = tmp_path / "out"
@@ -434,60 +327,6 @@ def test_a_run_goes_on_in_its_folder_with_its_own_recipe_also_on_another_backend
     refused = sbp("train", "--out", str(out))
     assert refused.exit_code == 2
     assert f"already holds results.json; name another folder, or --resume {out} to go on" in words(refused)
-
-
-def test_a_module_that_is_missing_deep_inside_is_not_blamed_on_the_backend(tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise ModuleNotFoundError("No module named 'colour'", name="colour")
-
-    monkeypatch.setattr(training, "train", fail)
-    done = sbp("train", "--out", str(tmp_path / "out"), *TINY)
-    assert isinstance(done.exception, ModuleNotFoundError)
-    assert "--backend" not in done.output
-
-
-def test_a_disk_that_fills_while_training_does_not_cost_the_table(tmp_path, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(comparison, "train", lambda recipe, folder, **_: _made(recipe, folder))
-    monkeypatch.setattr(results, "write_json", full)
-    done = sbp("compare", "--methods", "vanilla", "--seeds", "1", "--epochs", "1", "--jobs", "1",
-               "--out", str(tmp_path / "out"), *TINY)  # fmt: skip
-    assert done.exit_code == 1
-    assert accuracy_of("vanilla", done.output), done.output
-    assert "Could not write" in done.output
-    assert "No space left on device" in done.output
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), trainers.NotFiniteError("loss")])
-def test_a_run_that_fails_does_not_cost_the_others_and_is_made_again(error, tmp_path, monkeypatch):
-    def train(recipe, folder, **_):
-        if recipe.method == "shortcut" and broken:
-            raise error
-        return _made(recipe, folder)
-
-    monkeypatch.setattr(comparison, "train", train)
-    out, broken = str(tmp_path / "out"), True
-    done = sbp("compare", "--seeds", "1", "--jobs", "1", "--out", out, *TINY)
-    assert done.exit_code == 1
-    assert f"shortcut, seed 0: failed: {error}" in done.output
-    assert "1 of 3 runs failed" in done.output
-    assert accuracy_of("vanilla", done.output)
-    assert accuracy_of("evolutionary", done.output)
-    assert not accuracy_of("shortcut", done.output)
-    broken = False
-    again = sbp("compare", "--resume", out, "--jobs", "1")
-    assert again.exit_code == 0, again.output
-    assert accuracy_of("shortcut", again.output)
-
-
-def test_a_folder_that_holds_results_is_not_written_over(tmp_path):
-    (tmp_path / "results.json").write_text("{}")
-    done = sbp("train", "--out", str(tmp_path))
-    assert done.exit_code == 2
-    assert "already holds results.json" in done.output
-    assert (tmp_path / "results.json").read_text() == "{}"
 
 
 def test_backends_lists_what_is_installed_with_versions_devices_and_what_computes_a_neuron():
@@ -524,76 +363,3 @@ def test_backends_says_what_to_install_for_those_that_are_not_there(monkeypatch)
     done = sbp("backends")
     assert done.exit_code == 0, done.output
     assert 'in a checkout of sbp: pip install ".[torch]"' in words(done)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(number, tmp_path):
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", CODE, "compare", "--out", str(out), *TINY]
-    process = subprocess.Popen(
-        [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("vanilla, seed"):
-                break
-        # a terminal sends Ctrl-C to the whole group; a request to terminate goes to the one process
-        if number == signal.SIGINT:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
-        output, _ = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130
-    content = json.loads((out / "results.json").read_text())
-    assert content["complete"] is False
-    count = len(content["runs"])
-    assert count >= 1
-    assert f"results.json holds the {count} finished of 6000 runs" in output
-    assert f"go on with: sbp compare --resume {out}" in output
-    assert sorted(path.name for path in out.iterdir()) == ["recipe.toml", "results.json", "runs"]
-    _wait_for_the_end_of(process.pid)
-
-
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
-    # no handler runs then, and idle workers would wait for their queue for ever
-    command = [sys.executable, "-c", CODE, "compare", "--out", str(tmp_path / "out"), *TINY]
-    process = subprocess.Popen(
-        [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("vanilla, seed"):
-                break
-        process.kill()
-        process.wait(timeout=60)
-        _wait_for_the_end_of(process.pid)
-    finally:
-        if _alive(process.pid):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _wait_for_the_end_of(group):
-    deadline = time.monotonic() + 30
-    while _alive(group) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not _alive(group)
-
-
-def _alive(group):
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
