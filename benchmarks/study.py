@@ -25,6 +25,7 @@ from sbp_lab.results import paired
 from sbp_lab.tables import difference
 
 FILE = RESULTS / "study.json"
+STEPS = RESULTS / "method_step.json"
 METHODS = Path(__file__).parent / "study_methods"
 OWN = {path.stem: path for path in sorted(METHODS.glob("*.toml"))}
 #: Recipe of each data set, and what it is changed by.
@@ -146,6 +147,11 @@ def load() -> list[dict]:
     return json.loads(FILE.read_text())["runs"]
 
 
+def step_costs() -> dict[str, float]:
+    """Return what method_step.py measured: the median ratio of a method's step to vanilla's."""
+    return {method: ratios[1] for method, ratios in json.loads(STEPS.read_text())["ratios"].items()}
+
+
 def last(rows: list[dict], data: str, net: str, method: str) -> dict[int, float]:
     """Return the accuracy after the last epoch by seed."""
     return {
@@ -202,17 +208,19 @@ def depth_table(rows: list[dict]) -> str:
     return markdown(head, lines)
 
 
-def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...]) -> str:
-    """Return every method's accuracy with ResNet-34, and how large its first layer's gradient was."""
+def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...], costs: dict[str, float]) -> str:
+    """Return every method's accuracy with ResNet-34, how large its first layer's gradient was, and a step's cost."""
     ratio = "first / last layer's gradient, epoch 1"
     head = ["method", *(f"{each}, %" for each in data), *(f"{ratio}, {each}" for each in data)]
+    head += ["a step's time, vanilla's = 1"] if costs else []
     lines = []
     for method in methods:
         found = [last(rows, each, "resnet34", method) for each in data]
         if any(found):
             ratios = [_ratio(rows, each, "resnet34", method) for each in data]
             sizes = ["" if value is None else f"{float(f'{value:.2g}'):g}" for value in ratios]
-            lines.append([f"`{method}`", *map(spread, found), *sizes])
+            cost = [f"{costs[method]:.2f}"] if costs else []
+            lines.append([f"`{method}`", *map(spread, found), *sizes, *cost])
     return markdown(head, lines)
 
 
@@ -310,10 +318,10 @@ def tables(rows: list[dict]) -> list[str]:
     return [
         main_table(rows),
         depth_table(rows),
-        method_table(rows, REMEDIES, CHOSEN_ON),
+        method_table(rows, REMEDIES, CHOSEN_ON, step_costs()),
         size_line(rows),
-        method_table(rows, NEURONS, ("digits",)),
-        method_table(rows, COEFFICIENTS, ("digits",)),
+        method_table(rows, NEURONS, ("digits",), {}),
+        method_table(rows, COEFFICIENTS, ("digits",), {}),
         length_table(rows),
     ]
 

@@ -110,16 +110,19 @@ def doctor(
                 file = write_bytes(folder / "recipe.toml", cured.best.case.recipe.to_toml().encode())
                 console.print(f"The recipe with it: sbp train {file}", soft_wrap=True)
         pictures: dict[str, bytes] = {}
+        others: list[str] = []
         if figure2 is not None:
             gradients = first.first_layer(recipe, source, steps=figure2)
             drawn = first.write(gradients, f"{describe_network(recipe)}, {recipe.backend}", folder)
             pictures["The first layer's gradient, with and without shortcuts"] = drawn.read_bytes()
+            others = [drawn.name, drawn.with_suffix(".npz").name]
             content["figure2"] = first.described(gradients)
         file = write_json(folder / "doctor.json", content | {"versions": versions(), "machine": machine()})
         picture = draw_diagnosis(found, title, folder / "doctor.png")
         ran = machine() | versions()
         report = write_page(folder / "doctor.html", title, found, remedies, tried, recipe, ran, pictures)
-        console.print(f"Wrote {report}, {picture.name} and {file.name}", soft_wrap=True)
+        *names, last = str(report), picture.name, *others, file.name
+        console.print(f"Wrote {', '.join(names)} and {last}", soft_wrap=True)
 
 
 def _told(each: Tried) -> dict[str, object]:
