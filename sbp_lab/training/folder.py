@@ -42,16 +42,22 @@ def held(folder: Path) -> str | None:
 def check_recipe(recipe: Recipe, then: Mapping[str, Any], file: Path) -> None:
     """Raise unless a run of the recipe ``then`` may go on under ``recipe``.
 
+    A field that is newer than ``then`` was at its default.
+
     Raises:
         ValueError: it may not; the message names what differs.
     """
     if then.get("kind") != recipe.kind:
         raise ValueError(f"{file} is of a {then.get('kind')!r}, not of a recipe")
+    try:
+        before = Recipe.from_dict(then).to_dict()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is of a recipe that this version of sbp does not read: {error}") from error
     now = recipe.to_dict()
     names = [field.name for field in fields(Recipe) if field.name not in FREE]
-    changed = [name for name in names if _plain(then.get(name)) != _plain(now[name])]
+    changed = [name for name in names if before[name] != now[name]]
     if changed:
-        shown = ", ".join(f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in changed[:3])
+        shown = ", ".join(f"{name} was {before[name]!r} and is {now[name]!r}" for name in changed[:3])
         raise ValueError(
             f"{file} is of another recipe: {shown}. Resume with the recipe of then ({file.parent / RECIPE}), or begin "
             "anew in another folder"
@@ -100,9 +106,3 @@ def write_sessions(folder: Path, sessions: list[dict[str, Any]]) -> None:
         OSError: the file could not be written.
     """
     write_json(folder / SESSIONS, sessions)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sbp_core import weights
+from sbp_core import LIFSpec, weights
 from sbp_lab.data import ArraySplit, Source
 from sbp_lab.optimizers import SGD
 from sbp_lab.recipe import Recipe
@@ -31,6 +31,7 @@ from sbp_lab.training import (
     checkpoint,
     train,
 )
+from sbp_lab.training.folder import check_recipe
 from sbp_lab.training.lock import locked
 
 
@@ -324,6 +325,18 @@ def test_a_checkpoint_of_another_recipe_or_other_data_is_told(tmp_path):
         run(tmp_path / "b", on_event=kill_at(2))
     with pytest.raises(ValueError, match="of another recipe: epochs was 3 and is 4"):
         run(tmp_path / "b", {"epochs": 4}, resume=True)
+
+
+def test_a_run_that_began_before_a_field_was_there_goes_on_with_its_default(tmp_path):
+    recipe, file = Recipe(method="losses", neuron=LIFSpec()), tmp_path / checkpoint.CURRENT
+    older = json.loads(json.dumps(recipe.to_dict()))
+    del older["norm"], older["loss"]["step_teacher"], older["neuron"]["learn_initial"]
+    check_recipe(recipe, older, file)
+    for changes in ({"norm": "tebn"}, {"neuron": recipe.neuron.replace(learn_initial=True)}):
+        with pytest.raises(ValueError, match=f"of another recipe: {next(iter(changes))} was"):
+            check_recipe(recipe.replace(**changes), older, file)
+    with pytest.raises(ValueError, match="a recipe that this version of sbp does not read: unknown field 'newer'"):
+        check_recipe(recipe, older | {"newer": 1}, file)
 
 
 def test_a_used_folder_is_refused_and_a_complete_run_is_returned(whole):
