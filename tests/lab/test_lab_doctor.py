@@ -12,7 +12,7 @@ from sbp_lab.data import open_data
 from sbp_lab.diagnosis import gradient_norms
 from sbp_lab.doctor import REMEDIES, Trial, Tried, cure, examine, figure2, ranked, start, train
 from sbp_lab.recipe import Recipe
-from tests.lab.command import sbp
+from tests.lab.command import sbp, words
 from tests.signals import assert_same
 
 SMALL = {"net": "resnet20", "width": 4, "time_steps": 2, "batch_size": 16, "method": "vanilla"}
@@ -61,6 +61,7 @@ def test_the_command_says_the_finding_first_and_writes_figures_and_picture(tmp_p
     shown = written["figure2"]["shortcut"]["2"]
     assert shown["norm"] == pytest.approx(np.linalg.norm(arrays["shortcut/2"]))
     assert shown["quantiles"]["0.5"] == pytest.approx(np.median(arrays["shortcut/2"]))
+    assert "doctor.html, doctor.png, figure2.png, figure2.npz and doctor.json" in words(done)
     assert sbp("doctor", *options, "--out", str(tmp_path / "out")).exit_code == 2
 
 

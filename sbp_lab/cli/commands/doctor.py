@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -16,10 +18,11 @@ from sbp_lab.cli.folders import Out, new_folder
 from sbp_lab.cli.options import with_recipe
 from sbp_lab.cli.sources import DATA_FOLDER, DataFolder, opened
 from sbp_lab.cli.usage import blamed_on
+from sbp_lab.files import write_bytes, write_json
 from sbp_lab.recipe import Recipe
 
 if TYPE_CHECKING:
-    from sbp_lab.doctor import Cure, Tried
+    from sbp_lab.doctor import Cure, Remedy, Tried
 
 
 @with_recipe(without=("epochs", "warm_up", "decay", "milestones", "augment", "ema"))
@@ -58,16 +61,12 @@ def doctor(
     from sbp_lab.doctor.page import write_page
     from sbp_lab.doctor.pictures import draw_diagnosis
     from sbp_lab.environment import machine, versions
-    from sbp_lab.files import write_bytes, write_json
     from sbp_lab.results import describe_network
 
     least_of = (("batches", batches, 2), ("after", after, 0), ("try", attempts, 0), ("slopes", slopes, 0))
-    for name, value, least in least_of:
+    for name, value, least in (*least_of, ("figure2", figure2 or 0, 0)):
         with blamed_on(f"--{name}"):
             validation.count(name, value, least)
-    if figure2 is not None:
-        with blamed_on("--figure2"):
-            validation.count("figure2", figure2, 0)
     attempts = attempts or (100 if fix else 0)
     source = opened(recipe, data_folder)
     with blamed_on("--net"):
@@ -84,31 +83,15 @@ def doctor(
         console.print(_neurons(found, title))
         console.print(_weights(found))
         remedies = [remedy for remedy, _ in ranked(case, found)]
-        tried: list[Tried] = []
-        table = Table(title="What might help, the most needed first" if remedies else "Nothing is asked for")
-        for heading in ("remedy", "is predicted to", *(["loss", "test accuracy"] if attempts else [])):
-            table.add_column(heading, justify="left" if heading in ("remedy", "is predicted to") else "right")
-        if attempts:
-            predicted = {remedy.name: remedy.predicts for remedy in remedies}
-            for each in try_each(case, source, remedies, steps=attempts):
-                tried.append(each)
-                figures = f"{each.trial.loss:.3f}", f"{100 * each.trial.accuracy:.1f} %"
-                table.add_row(each.name, predicted.get(each.name, ""), *figures)
-        else:
-            for remedy in remedies:
-                table.add_row(remedy.name, remedy.predicts)
-        console.print(table)
+        tried = list(try_each(case, source, remedies, steps=attempts)) if attempts else []
+        console.print(_remedies(remedies, tried))
         content = {"schema": "sbp.doctor/1", "recipe": recipe.to_dict(), "after": after, "diagnosis": found.to_dict()}
         content |= {"remedies": [remedy.name for remedy in remedies], "tried": [_told(each) for each in tried]}
         if fix:
             cured = cure(case, source, tried, batches=batches)
             console.print(_before_and_after(cured))
+            console.print(_prescribed(cured, folder), soft_wrap=True)
             content["fix"] = {"best": cured.best.name, "before": cured.before.to_dict(), "after": cured.after.to_dict()}
-            if cured.best is tried[0]:
-                console.print("No remedy that a recipe can hold did better than the network as it is.")
-            else:
-                file = write_bytes(folder / "recipe.toml", cured.best.case.recipe.to_toml().encode())
-                console.print(f"The recipe with it: sbp train {file}", soft_wrap=True)
         pictures: dict[str, bytes] = {}
         others: list[str] = []
         if figure2 is not None:
@@ -128,6 +111,32 @@ def doctor(
 def _told(each: Tried) -> dict[str, object]:
     trial = each.trial
     return {"remedy": each.name, "loss": trial.loss, "accuracy": trial.accuracy, "steps": trial.steps}
+
+
+def _remedies(remedies: Sequence[Remedy], tried: Sequence[Tried]) -> Table:
+    """Return what might help; with what each did, and what the network did as it is, where they were tried."""
+    table = Table(title="What might help, the most needed first" if remedies else "Nothing is asked for")
+    for heading in ("remedy", "is predicted to"):
+        table.add_column(heading)
+    predicted = {remedy.name: remedy.predicts for remedy in remedies}
+    if not tried:
+        for name, predicts in predicted.items():
+            table.add_row(name, predicts)
+        return table
+    for heading in ("loss", "test accuracy"):
+        table.add_column(heading, justify="right")
+    for each in tried:
+        figures = f"{each.trial.loss:.3f}", f"{100 * each.trial.accuracy:.1f} %"
+        table.add_row(each.name, predicted.get(each.name, ""), *figures)
+    return table
+
+
+def _prescribed(cured: Cure, folder: Path) -> str:
+    """Write the best remedy's recipe, if there is one, and say so."""
+    if cured.best is cured.tried[0]:
+        return "No remedy that a recipe can hold did better than the network as it is."
+    file = write_bytes(folder / "recipe.toml", cured.best.case.recipe.to_toml().encode())
+    return f"The recipe with it: sbp train {escape(str(file))}"
 
 
 def _before_and_after(cured: Cure) -> Table:
