@@ -1,10 +1,12 @@
 """What a look of the doctor costs while a network trains, in training steps, side by side in each framework.
 
 A look at every 200 steps that costs as much as two of them costs 1 % of the training. Processor time of the whole
-process, so that other programs on the machine do not count. ``python benchmarks/watch_cost.py --backend jax``.
+process, so that other programs on the machine do not count. ``python benchmarks/watch_cost.py --backend jax``,
+``KERAS_BACKEND=torch python benchmarks/watch_cost.py --backend keras``.
 """
 
 import argparse
+import os
 import statistics
 import time
 
@@ -64,8 +66,9 @@ def main():
             f"{100 * steps / EVERY:.2f} % of the training at one every {EVERY}",
             flush=True,
         )
-    content = {"backend": given.backend, "batch": given.batch, "cases": found}
-    write(RESULTS / f"watch_cost_{given.backend}.json", content | {"versions": versions(), "machine": machine()})
+    ran = "_".join([given.backend, *([os.environ.get("KERAS_BACKEND", "")] if given.backend == "keras" else [])])
+    content = {"backend": ran, "batch": given.batch, "cases": found}
+    write(RESULTS / f"watch_cost_{ran}.json", content | {"versions": versions(), "machine": machine()})
 
 
 if __name__ == "__main__":
