@@ -24,6 +24,10 @@ def test_the_adapter_of_the_tutorial_equals_the_reference(python, tmp_path):
     assert ("schedule", "float32") in ran
     lacks = {(lack["kind"], lack["name"]) for lack in run["not_offered"]}
     assert {("mode", "compiled"), ("dtype", "float16"), ("member", "network")} <= lacks
+    told = done.stdout.rstrip().partition("not offered by ")[2].splitlines()[1:]
+    assert len(told) == 7
+    page = (EXAMPLES.parent / "docs" / "backend_tutorial.md").read_text()
+    assert "\n".join(f"    {line}".rstrip() for line in told) in page, "docs/backend_tutorial.md shows another result"
 
 
 def test_the_suite_would_notice_if_it_were_wrong(python):
