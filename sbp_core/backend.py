@@ -116,7 +116,7 @@ class NetworkResult(NamedTuple):
             composes them.
         value: the loss.
         gradients: of each parameter, ``main.<name>`` and ``branches.<tap>.<name>``.
-        statistics: the running means and variances after the step.
+        statistics: the running means and variances after the step, and after the evaluation, which leaves them alone.
         evaluated: main logits of the same images in evaluation, after the step.
         spikes: the output of each block, ``(time, batch, channels, *space)``: every part that can be tapped.
         dtype: names the dtype that the native logits had.

@@ -15,6 +15,9 @@ from sbp_core.specs.neurons import LIFSpec, LIFState
 
 Function = Callable[[Any], Any]
 
+#: How far on its way to the mean of a call's last potentials a start that follows them moves.
+_FOLLOWS_BY = 0.1
+
 
 def _sigmoid(x: Any) -> Any:
     # by tanh: exp would overflow
@@ -30,6 +33,42 @@ def spread(x: Any, xp: Any = None) -> Any:
     """
     functions = array_namespace(x) if xp is None else xp
     return functions.sqrt(functions.mean((x - functions.mean(x)) ** 2) + 1e-6)
+
+
+def ends(potential: Any, spikes: Any, xp: Any = None) -> tuple[Any, Any]:
+    """Return the sum of the last potentials of those neurons that fired, and how many these are.
+
+    Args:
+        potential: the last, after the reset, of each neuron of each sample.
+        spikes: how many each of them gave, of the same shape and dtype.
+        xp: their array namespace, found unless given.
+    """
+    functions = array_namespace(potential) if xp is None else xp
+    fired = functions.sign(spikes)
+    return functions.sum(fired * potential), functions.sum(fired)
+
+
+def follow(start: Any, total: Any, count: Any, xp: Any = None) -> Any:
+    """Return a start that follows, moved (``initial_follows`` of :class:`~sbp_core.LIFSpec`).
+
+    Args:
+        start: what it was, a scalar.
+        total: the sum of last potentials, of :func:`ends`.
+        count: how many these are; where there are none the start stays.
+        xp: their array namespace, found unless given.
+
+    Example:
+        >>> import numpy as np
+        >>> potential, spikes = np.array([[0.5, 9.0], [0.3, 0.1]]), np.array([[2.0, 0.0], [0.0, 1.0]])
+        >>> round(float(follow(np.array(0.2), *ends(potential, spikes))), 6)
+        0.21
+        >>> float(follow(np.array(0.2), *ends(potential, 0.0 * spikes)))
+        0.2
+    """
+    functions = array_namespace(total) if xp is None else xp
+    some = functions.sign(count)
+    # never a division by 0, whose NaN would outlast the product
+    return start + _FOLLOWS_BY * some * (total / (count + 1.0 - some) - start)
 
 
 def step(

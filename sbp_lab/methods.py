@@ -151,6 +151,12 @@ METHODS: dict[str, Method] = {
             states={"neuron.learn_initial": True},
         ),
         Method(
+            name="mp-init",
+            summary="neurons start from a running mean of the potentials that those which fired ended with",
+            source="after Kook et al. 2026, MP-Init",
+            states={"neuron.initial_follows": True, "neuron.learn_initial": False},
+        ),
+        Method(
             name="mpd-agl",
             summary="the surrogate's width follows the spread of the potentials, layer by layer, step by step",
             source="after Jiang et al. 2025, MPD-AGL",

@@ -20,6 +20,12 @@ SPEC = ResNetSpec(
     neuron=LIFSpec(decay=0.6, threshold=0.7, learn_decay=True, learn_initial=True, surrogate=ArcTan()),
 )
 WEIGHTS = initial_weights(SPEC, 3)
+#: Its neurons start from what they followed.
+FOLLOWS = SPEC.replace(neuron=SPEC.neuron.replace(learn_initial=False, initial_follows=True))
+FOLLOWED = {
+    name: np.float32(0.3) + value if name.endswith(".running_potential") else value
+    for name, value in initial_weights(FOLLOWS, 3).items()
+}
 
 
 def batches():
@@ -36,8 +42,13 @@ def oracle(slopes=0):
     return diagnosed(batches(), slopes)
 
 
-def diagnosed(batches, slopes=0):
-    return signal.diagnose(observer(SPEC, WEIGHTS), batches, noise=0.2, seed=5, slopes=slopes)
+def diagnosed(batches, slopes=0, spec=SPEC, weights=WEIGHTS):
+    return signal.diagnose(observer(spec, weights), batches, noise=0.2, seed=5, slopes=slopes)
+
+
+@functools.cache
+def followed():
+    return diagnosed(batches(), spec=FOLLOWS, weights=FOLLOWED)
 
 
 def assert_same(found, wanted=None):

@@ -14,9 +14,10 @@ from sbp_core.specs.networks.vgg import VGGSpec
 
 #: A threshold at which layers hardly fire, with one that is learnt beside it.
 NEURON = LIFSpec(threshold=2.5, decay=0.6, learn_decay=True)
+_FOLLOWS = NEURON.replace(initial_potential=0.75, initial_follows=True)
 COMMON = {"num_classes": 4, "in_channels": 2, "time_steps": 2, "neuron": NEURON}
 SPECS = {
-    "plain": VGGSpec(stages=((4, 4), (6,)), hidden=(6, 6), size=(6, 6), **COMMON),
+    "plain": VGGSpec(stages=((4, 4), (6,)), hidden=(6, 6), size=(6, 6), **(COMMON | {"neuron": _FOLLOWS})),
     "residual": signal.at_identity(ResNetSpec(depths=(1, 1), widths=(4, 6), **COMMON)),
     "attention": signal.at_identity(SpikformerSpec(dim=8, depth=1, heads=2, scale=0.5, **COMMON)),
 }

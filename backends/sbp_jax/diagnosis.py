@@ -177,6 +177,7 @@ class _Observer:
             neuron = neurons[name]
             decay = neuron.decay_logit[...] if neuron.spec.learn_decay else None
             first = neuron.initial_potential[...] if neuron.spec.learn_initial else None
+            first = neuron.running_potential[...] if neuron.spec.initial_follows else first
             spec = signal.learnt(neuron.spec, decay, first)
             met.append(Met(name, spec, _array(seen[name]), _array(of_inputs[name])))
         # jax gives a dictionary in the order of its keys

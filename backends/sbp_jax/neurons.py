@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal, overload
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
+from sbp_core import dynamics
 from sbp_core.inputs import check_input, check_neuron
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_jax.neuron import initial_state, lif
@@ -20,7 +22,9 @@ class LIF(nnx.Module):
 
     Each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al. 2024, Eq. 1-3. A learnt
     decay is the scalar ``nnx.Param`` ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a learnt start is
-    ``initial_potential``.
+    ``initial_potential``. A start that follows is the ``nnx.BatchStat`` ``running_potential``, of at least float32: in
+    training, which ``model.train()`` and ``model.eval()`` switch, each call moves it, but one that is given a state,
+    which neither uses nor moves it. Over several devices the compiled call has all samples.
 
     Args:
         spec: the neuron; or give the spec's fields as keywords instead.
@@ -48,6 +52,10 @@ class LIF(nnx.Module):
             self.decay_logit = nnx.Param(jnp.asarray(start, param_dtype))
         if self.spec.learn_initial:
             self.initial_potential = nnx.Param(jnp.asarray(self.spec.start["potential"], param_dtype))
+        if self.spec.initial_follows:
+            running_dtype = jnp.promote_types(jnp.float32, param_dtype)
+            self.running_potential = nnx.BatchStat(jnp.asarray(self.spec.start["potential"], running_dtype))
+            self.use_running_average = False
 
     @overload
     def __call__(self, x: jax.Array, state: None = None, *, return_state: Literal[False] = False) -> jax.Array: ...
@@ -67,12 +75,20 @@ class LIF(nnx.Module):
             TypeError: integers, or a state of another dtype.
         """
         decay = jax.nn.sigmoid(self.decay_logit[...]) if self.spec.learn_decay else None
-        start = state
-        if state is None and self.spec.learn_initial:
+        start, follows = state, state is None and self.spec.initial_follows
+        if follows or (state is None and self.spec.learn_initial):
             check_input(x.shape, x.dtype.name)
-            start = initial_state(self.spec, x[0], self.initial_potential[...])
+            first = self.running_potential if follows else self.initial_potential
+            start = initial_state(self.spec, x[0], first[...])
         output, last = lif(x, self.spec, start, decay=decay)
+        if follows and not self.use_running_average:
+            self._follow(last.potential, output)
         return output if state is None and not return_state else (output, last)
+
+    def _follow(self, potential: jax.Array, output: jax.Array) -> None:
+        running = lax.stop_gradient(self.running_potential[...])
+        potential, spikes = (lax.stop_gradient(x).astype(running.dtype) for x in (potential, output.sum(0)))
+        self.running_potential[...] = dynamics.follow(running, *dynamics.ends(potential, spikes, jnp), jnp)
 
 
 class IF(LIF):

@@ -142,5 +142,7 @@ def _attributes(layer: nnx.Module) -> dict[str, str]:
     if isinstance(layer, TimeScale):
         return {"weight": "weight"}
     if isinstance(layer, LIF):
-        return {name: name for name in ("decay_logit", "initial_potential") if hasattr(layer, name)}
+        return {
+            name: name for name in ("decay_logit", "initial_potential", "running_potential") if hasattr(layer, name)
+        }
     return {}

@@ -208,9 +208,10 @@ class _Observer:
         for name, *arrays in zip(nudges, given, of_inputs, strict=True):
             # time leads there
             into, gradient = (np.swapaxes(_array(each), 0, 1) for each in arrays)
-            learns = (layers[name].decay_logit, layers[name].initial_potential)
-            spec = signal.learnt(layers[name].spec, *(None if each is None else _array(each) for each in learns))
-            met[name] = Met(name, spec, into, gradient)
+            layer = layers[name]
+            first = layer.initial_potential if layer.running_potential is None else layer.running_potential
+            learns = (None if each is None else _array(each) for each in (layer.decay_logit, first))
+            met[name] = Met(name, signal.learnt(layer.spec, *learns), into, gradient)
         order = self._paths.values() if _spec_of(self._model) is not None else nudges
         gradients = dict(zip(self._trained, map(_array, of_weights), strict=True))
         return Pass.of([met[name] for name in order if name in met], gradients, float(ops.convert_to_numpy(loss)))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 import keras
 from keras import ops
 
+from sbp_core import dynamics
 from sbp_core.inputs import check_input
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_keras import native, numerics
@@ -23,7 +24,9 @@ class LIF(keras.layers.Layer):
 
     Each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al. 2024, Eq. 1-3. A learnt
     decay is the scalar weight ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a learnt start is
-    ``initial_potential``.
+    ``initial_potential``. A start that follows is the weight ``running_potential``, which is not trainable: each call
+    in training moves it, but one that is given a state, which neither uses nor moves it, and that of a frozen layer.
+    Samples whose last step is masked, and spikes of masked steps, take no part in it.
 
     A state holds the parts of :class:`~sbp_core.LIFState` that the neuron has, each of shape ``(batch, ...)``, as a
     named tuple: ``potential``, then ``current``, ``spikes`` and ``complementary`` where it has them.
@@ -92,19 +95,27 @@ class LIF(keras.layers.Layer):
             self.initial_potential = self.add_weight(
                 name="initial_potential", shape=(), initializer=first, autocast=False
             )
+        self.running_potential: Any = None
+        if self.spec.initial_follows:
+            first = numerics.Constant(self.spec.start["potential"])
+            self.running_potential = self.add_weight(
+                name="running_potential", shape=(), initializer=first, trainable=False, autocast=False
+            )
         self.built = True
 
-    def call(self, inputs: Any, state: Any = None) -> Any:
+    def call(self, inputs: Any, state: Any = None, training: bool | None = None, mask: Any = None) -> Any:
         """Run the neuron over axis 1 of ``inputs``, from ``state`` or afresh."""
         self._check(inputs)
         decay = None
         if self.decay_logit is not None:
             decay = ops.cast(ops.sigmoid(self.decay_logit), inputs.dtype)
         start = _native_state(self.spec, state)
-        if state is None and self.initial_potential is not None:
-            potential = ops.cast(self.initial_potential, inputs.dtype)
-            start = self._initial_state(self.spec, inputs[:, 0], potential)
+        first = self.initial_potential if self.running_potential is None else self.running_potential
+        if state is None and first is not None:
+            start = self._initial_state(self.spec, inputs[:, 0], ops.cast(first, inputs.dtype))
         output, final = self._lif(inputs, self.spec, start, decay=decay, time_axis=1)
+        if state is None and self.running_potential is not None and training and self.trainable:
+            self._follow(final.potential, output, mask)
         if state is None and not self.return_state:
             return output
         return output, _keras_state(self.spec, final)
@@ -117,7 +128,7 @@ class LIF(keras.layers.Layer):
         """Return ``input_shape``: a neuron keeps it."""
         return input_shape
 
-    def compute_output_spec(self, inputs: Any, state: Any = None) -> Any:
+    def compute_output_spec(self, inputs: Any, state: Any = None, training: Any = None, mask: Any = None) -> Any:
         """Return symbolic tensors for what a call gives."""
         self._check(inputs)
         output = keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
@@ -131,6 +142,16 @@ class LIF(keras.layers.Layer):
         """Return the layer's configuration; the spec is a dictionary of JSON values."""
         config: dict[str, Any] = super().get_config()
         return config | {"spec": self.spec.to_dict(), "return_state": self.return_state}
+
+    def _follow(self, potential: Any, output: Any, mask: Any) -> None:
+        dtype = self.running_potential.dtype
+        output, potential = (ops.cast(ops.stop_gradient(x), dtype) for x in (output, potential))
+        if mask is not None:
+            kept = ops.reshape(ops.cast(mask, dtype), (*ops.shape(mask), *[1] * (len(output.shape) - 2)))
+            output = output * kept * kept[:, -1:]
+        running = ops.convert_to_tensor(self.running_potential)
+        sums = dynamics.ends(potential, ops.sum(output, axis=1), ops)
+        self.running_potential.assign(dynamics.follow(running, *sums, ops))
 
     def _check(self, inputs: Any) -> None:
         check_input(tuple(inputs.shape), keras.backend.standardize_dtype(inputs.dtype), time_axis=1)

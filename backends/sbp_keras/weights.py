@@ -25,6 +25,7 @@ _PARTS = {
     "moving_variance": "running_var",
     "decay_logit": "decay_logit",
     "initial_potential": "initial_potential",
+    "running_potential": "running_potential",
     "factors": "weight",
 }
 

@@ -166,6 +166,9 @@ class _Observer:
         for module in twin.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.eval()
+            elif isinstance(module, LIF):
+                # a start that follows stays what this pass takes
+                module.eval()
             elif _kind(module) in ("spikingjelly", "snntorch"):
                 _forget(module)
         return twin
@@ -202,7 +205,8 @@ def _met(path: str, found: _Seen, gradients: list[Tensor]) -> Met | Firing:
 
 def learnt(module: LIF) -> LIFSpec:
     """Return the neuron with the values that it has learnt."""
-    values = (module.decay_logit, module.initial_potential)
+    first = module.initial_potential if module.running_potential is None else module.running_potential
+    values = (module.decay_logit, first)
     return signal.learnt(module.spec, *(None if value is None else value.detach() for value in values))
 
 

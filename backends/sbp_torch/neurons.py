@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from sbp_core import dynamics
 from sbp_core.inputs import check_input
 from sbp_core.specs.neurons import LIFSpec, LIFState
 from sbp_torch.neuron import Implementation, initial_state, run
@@ -19,7 +20,9 @@ class LIF(nn.Module):
 
     It remembers nothing: each call starts afresh unless a state is passed. The defaults are the neuron of Guo et al.
     2024, Eq. 1-3. A learnt decay is the scalar parameter ``decay_logit``, with ``decay = sigmoid(decay_logit)``; a
-    learnt start is ``initial_potential``.
+    learnt start is ``initial_potential``. A start that follows is the scalar buffer ``running_potential``: each call in
+    training moves it, but one that is given a state, which neither uses nor moves it. A call may then not be computed
+    a second time in the backward pass, as ``torch.utils.checkpoint`` does: it would start from what it has moved.
 
     Args:
         spec: the neuron; or give the spec's fields as keywords instead.
@@ -38,6 +41,7 @@ class LIF(nn.Module):
 
     decay_logit: nn.Parameter | None
     initial_potential: nn.Parameter | None
+    running_potential: Tensor | None
     _defaults: ClassVar[Callable[..., LIFSpec]] = LIFSpec
 
     def __init__(self, spec: LIFSpec | None = None, *, implementation: Implementation = "auto", **fields: Any) -> None:
@@ -54,6 +58,8 @@ class LIF(nn.Module):
         self.register_parameter("initial_potential", None)
         if self.spec.learn_initial:
             self.initial_potential = nn.Parameter(torch.tensor(self.spec.start["potential"]))
+        follows = self.spec.initial_follows
+        self.register_buffer("running_potential", torch.tensor(self.spec.start["potential"]) if follows else None)
 
     def forward(
         self, x: Tensor, state: LIFState | None = None, *, return_state: bool = False
@@ -74,11 +80,29 @@ class LIF(nn.Module):
         """
         decay = None if self.decay_logit is None else torch.sigmoid(self.decay_logit)
         wants_state = return_state or state is not None
-        if state is None and self.initial_potential is not None:
+        first = self.initial_potential if self.running_potential is None else self.running_potential
+        moves = self.training and state is None and self.running_potential is not None
+        if state is None and first is not None:
             check_input(x.shape, str(x.dtype))
-            state = initial_state(self.spec, x[0], self.initial_potential)
-        output, final = run(self.spec, x, state, decay, self.implementation, wants_state=wants_state)
+            state = initial_state(self.spec, x[0], first)
+        output, final = run(self.spec, x, state, decay, self.implementation, wants_state=wants_state or moves)
+        if moves and final is not None:
+            self._follow(final.potential, output)
         return (output, final) if wants_state and final is not None else output
+
+    @torch.no_grad()
+    def _follow(self, potential: Tensor, output: Tensor) -> None:
+        if self.running_potential is None:
+            return
+        dtype = self.running_potential.dtype
+        sums = self.over_processes(torch.stack(dynamics.ends(potential.to(dtype), output.sum(0).to(dtype), torch)))
+        total, count = sums.unbind()
+        # replaced: of what is written to it torch.compile (2.13) lets the backward pass read, and in float64 loses it
+        self.running_potential = dynamics.follow(self.running_potential, total, count, torch)
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """Return what a start follows, summed over processes: as it is; whoever trains with several overrides it."""
+        return sums
 
     def extra_repr(self) -> str:
         """Return the spec, for printing."""

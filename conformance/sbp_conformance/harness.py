@@ -227,8 +227,12 @@ class Harness:
             images, labels = self._batch(batch, dtype)
             built = self._engine.network(network, weights, images, dtype, mode)
             loss, logits = built.differentiate(images, labels, coefficient)
+            evaluated = built.evaluate(images)
             statistics = {name: array for name, array in built.weights().items() if ".running_" in name}
-            evaluated, blocks = built.evaluate(images), built.blocks(images)
+            # the step has moved where neurons start
+            fresh = any(name.endswith(".running_potential") for name in statistics)
+            other = self._engine.network(network, weights, images, dtype, mode) if fresh else built
+            blocks = other.blocks(images)
             return NetworkResult(
                 tuple(map(self._numpy, logits)),
                 float(self._numpy(loss)),

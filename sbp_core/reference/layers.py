@@ -345,8 +345,10 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
         x = x * tape.factor(path, x)
     if spec.learn_decay:
         decay = 1.0 / (1.0 + math.exp(-float(tape.weights[f"{path}.decay_logit"])))
-    learnt = float(tape.weights[f"{path}.initial_potential"]) if spec.learn_initial else None
-    start = neuron.initial_state(spec, x[0], learnt)
+    first = None
+    if spec.learn_initial or spec.initial_follows:
+        first = float(tape.weights[f"{path}.{'initial' if spec.learn_initial else 'running'}_potential"])
+    start = neuron.initial_state(spec, x[0], first)
     nothing = LIFState(**{name: np.zeros_like(x[0]) for name in spec.state_parts})
     step_function = spec.surrogate.antiderivative if tape.smooth else None
 
@@ -364,7 +366,12 @@ def _neuron(tape: Tape, layer: kinds.Neuron, path: str, x: Float64, space: int) 
 
     tape.neurons[path] = x
     tape.keep_off(np.array([neuron.margin(spec, x, start, decay=decay, ties=False)]))
-    return differentiate(np.zeros_like(x)).output, back
+    found = differentiate(np.zeros_like(x))
+    fired = found.output.any(0)
+    if tape.training and spec.initial_follows and fired.any():
+        name, last = f"{path}.running_potential", found.state.potential[fired]
+        tape.weights[name] = 0.9 * tape.weights[name] + 0.1 * last.mean()
+    return found.output, back
 
 
 def _dropout(tape: Tape, layer: kinds.Dropout, path: str, x: Float64, space: int) -> Run:

@@ -23,7 +23,7 @@ from sbp_core.specs.schedules import Schedule
 from sbp_core.specs.structure import placed_in
 
 Weights = Mapping[str, NDArray[np.floating]]
-_MOVING = (".running_mean", ".running_var")
+_MOVING = (".running_mean", ".running_var", ".running_potential")
 
 
 class Logits(NamedTuple):

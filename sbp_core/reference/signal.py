@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sbp_core.backend import ShortcutNetwork
 from sbp_core.reference.network import Logits, ReferenceNetwork, Weights
 from sbp_core.signal.calibration import Factor, RunScaled
-from sbp_core.signal.passes import Array, Met, Observe, Pass, learnt
+from sbp_core.signal.passes import Array, Met, Observe, Pass, learnt_in
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec
@@ -43,8 +43,7 @@ class _Observer:
         return Pass.of(met, {name: gradients[name] for name in order}, _loss(log, labels))
 
     def _learnt(self, path: str) -> LIFSpec:
-        values = (self._start.get(f"main.{path}.{part}") for part in ("decay_logit", "initial_potential"))
-        return learnt(self._neurons[path], *values)
+        return learnt_in(self._start, f"main.{path}", self._neurons[path])
 
     def weight(self, name: str) -> Array:
         """See :class:`sbp_core.signal.ObserveMoved`."""

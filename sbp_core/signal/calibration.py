@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sbp_core import validation
 from sbp_core.signal.feeds import structure_of
 from sbp_core.signal.identity import MIX, RESIDUAL, identity_weights
-from sbp_core.signal.passes import Array, fired, learnt
+from sbp_core.signal.passes import Array, fired, learnt_in
 from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec
 
@@ -137,8 +137,7 @@ def calibrate(
         taken.update(feeds[path])
         if neurons[path].output != "spikes":
             return 1.0
-        neuron = learnt(neurons[path], start.get(f"{path}.decay_logit"), start.get(f"{path}.initial_potential"))
-        found[path] = scaled(path, neuron, x, layers, rates)
+        found[path] = scaled(path, learnt_in(start, path, neurons[path]), x, layers, rates)
         return found[path].factor
 
     run(start, factor)

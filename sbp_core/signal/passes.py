@@ -93,6 +93,8 @@ class ObserveMoved(Observe, Protocol):
 def learnt(spec: LIFSpec, decay_logit: SupportsFloat | None, initial_potential: SupportsFloat | None) -> LIFSpec:
     """Return the neuron that a layer has become, with the values that it has learnt; None where it learns none.
 
+    A start that follows is its ``initial_potential`` here.
+
     Example:
         >>> learnt(LIFSpec(learn_decay=True, decay=0.25), np.zeros(()), None).decay
         0.5
@@ -101,8 +103,21 @@ def learnt(spec: LIFSpec, decay_logit: SupportsFloat | None, initial_potential: 
     if decay_logit is not None:
         changes |= {"decay": 1.0 / (1.0 + math.exp(-float(decay_logit))), "learn_decay": False}
     if initial_potential is not None:
-        changes |= {"initial_potential": float(initial_potential), "learn_initial": False}
+        changes |= {"initial_potential": float(initial_potential), "learn_initial": False, "initial_follows": False}
     return spec.replace(**changes)
+
+
+def learnt_in(weights: Mapping[str, SupportsFloat], path: str, spec: LIFSpec) -> LIFSpec:
+    """Return the neuron that the layer at ``path`` has become, by a network's weights.
+
+    Example:
+        >>> learnt_in({"neuron.running_potential": 0.25}, "neuron", LIFSpec(initial_follows=True)).start
+        {'potential': 0.25}
+    """
+    decay, initial, running = (
+        weights.get(f"{path}.{part}") for part in ("decay_logit", "initial_potential", "running_potential")
+    )
+    return learnt(spec, decay, running if initial is None else initial)
 
 
 def fired(path: str, spec: LIFSpec, x: Array, gradient: Array) -> Firing:

@@ -398,12 +398,14 @@ class Neuron(LayerSpec):
         return shape
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
-        """Return ``decay_logit`` where the decay is learnt, ``initial_potential`` where that is."""
+        """Return ``decay_logit`` and ``initial_potential`` where learnt, ``running_potential`` where it follows."""
         found = {}
         if self.spec.learn_decay:
             found["decay_logit"] = Parameter((), math.log(self.spec.decay / (1.0 - self.spec.decay)))
         if self.spec.learn_initial:
             found["initial_potential"] = Parameter((), self.spec.start["potential"])
+        if self.spec.initial_follows:
+            found["running_potential"] = Parameter((), self.spec.start["potential"])
         return found
 
 

@@ -52,6 +52,13 @@ class LIFSpec(Spec):
         initial_potential: potential that it starts from; None for ``rest``.
         learn_initial: a layer learns the potential that its neurons start from, one number for all, beginning with
             ``initial_potential`` (Shen et al. 2024, IMP; theirs begins with a draw within 0.2 of 0).
+        initial_follows: a layer's neurons start from a running mean of the potentials that neurons end with, one number
+            for all, beginning with ``initial_potential``. In training each call that starts afresh, which it does from
+            the mean as it was, moves it a tenth of the way to the mean of its last potentials, after the reset, over
+            the neurons of all samples (those that a process has) that gave a spike in the call; where none did it
+            stays, as it does in evaluation. It has no gradient. It needs spikes, and a start that is not learnt (Kook
+            et al. 2026, MP-Init; theirs begins with 0, falls by a tenth where none fires, and in one of their two
+            versions never lies below 0).
         reset: "hard", "soft" or "none".
         reset_value: potential after a hard reset.
         reset_timing: "now", or "next" step.
@@ -90,6 +97,7 @@ class LIFSpec(Spec):
     rest: float = 0.0
     initial_potential: float | None = None
     learn_initial: bool = False
+    initial_follows: bool = False
     reset: Literal["hard", "soft", "none"] = "hard"
     reset_value: float = 0.0
     reset_timing: Literal["now", "next"] = "now"
@@ -115,6 +123,7 @@ class LIFSpec(Spec):
         for name in (
             "learn_decay",
             "learn_initial",
+            "initial_follows",
             "inclusive",
             "detach_reset",
             "complementary_state",
@@ -131,6 +140,10 @@ class LIFSpec(Spec):
             raise ValueError(f"decay must lie strictly between 0 and 1 where learn_decay is set, got {self.decay!r}")
         if self.output == "potential" and (self.reset != "none" or self.output_delay):
             raise ValueError("output 'potential' never fires: it needs reset='none' and output_delay=0")
+        if self.initial_follows and self.learn_initial:
+            raise ValueError("initial_follows and learn_initial both say where neurons start: set one of them")
+        if self.initial_follows and self.output == "potential":
+            raise ValueError("initial_follows is of neurons that fire: it needs output='spikes', got 'potential'")
         if self.width_follows and (self.output == "potential" or self.output_delay):
             raise ValueError(
                 "width_follows is of the spikes of the same step: it needs output='spikes' and output_delay=0, "

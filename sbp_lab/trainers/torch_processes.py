@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from sbp_lab.trainers.processes import LeftAloneError
+from sbp_torch import LIF
 
 
 class TorchProcesses:
@@ -149,8 +150,19 @@ class SyncedBatchNorm(_BatchNorm):
         self.running_var.lerp_((variance * (count / max(count - 1, 1))).to(self.running_var.dtype), share)
 
 
+class SyncedLIF(LIF):
+    """A neuron whose start follows the potentials of all processes' samples."""
+
+    def over_processes(self, sums: Tensor) -> Tensor:
+        """Return the sum over all processes."""
+        dist.all_reduce(sums)
+        return sums
+
+
 def synchronised(module: nn.Module) -> nn.Module:
-    """Return the module with PyTorch's own batch norms replaced by :class:`SyncedBatchNorm` of the same parameters.
+    """Return the module with what averages over a batch replaced by what averages over those of all processes.
+
+    That are PyTorch's own batch norms, and neurons whose start follows; parameters and buffers are the same.
 
     Example:
         >>> net = synchronised(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))
@@ -163,6 +175,10 @@ def synchronised(module: nn.Module) -> nn.Module:
         )
         made._parameters, made._buffers = module._parameters, module._buffers
         return made.train(module.training)
+    if isinstance(module, LIF) and module.spec.initial_follows:
+        neuron = SyncedLIF(module.spec, implementation=module.implementation)
+        neuron._parameters, neuron._buffers = module._parameters, module._buffers
+        return neuron.train(module.training)
     for name, child in module.named_children():
         new = synchronised(child)
         if new is not child:

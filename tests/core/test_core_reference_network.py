@@ -64,6 +64,36 @@ def test_running_statistics_move_by_the_momentum_and_the_unbiased_variance():
     np.testing.assert_allclose(step.statistics["main.stem.bn.running_var"], expected)
 
 
+def test_a_start_that_follows_moves_a_tenth_to_the_last_potentials_of_the_neurons_that_fired():
+    neuron = LIFSpec(decay=0.8, reset="soft", initial_potential=0.4, initial_follows=True)
+    network, weights, batch = made(NETWORKS["cifar"].replace(neuron=neuron))
+    assert initial_weights(network.spec, 0)["stem.neuron.running_potential"] == np.float32(0.4)
+    step = reference.network_step(network, weights, batch, 0.5)
+    started = reference.ReferenceNetwork(network, weights)
+    started.forward(batch.images, training=True)
+    x, start = started.outputs["stem.repeat"], float(weights["main.stem.neuron.running_potential"])
+    # neuron by neuron, by the equations alone
+    ended = []
+    for currents in x.reshape(len(x), -1).T:
+        potential, spikes = start, 0
+        for current in currents:
+            potential = 0.8 * potential + current
+            spikes += potential > 1.0
+            potential -= potential > 1.0
+        ended += [potential] * bool(spikes)
+    assert 0 < len(ended) < x[0].size
+    moved = start + 0.1 * (np.mean(ended) - start)
+    assert step.statistics["main.stem.neuron.running_potential"] == pytest.approx(moved, rel=1e-12)
+    assert started.weights["main.stem.neuron.running_potential"] == pytest.approx(moved, rel=1e-12)
+    started.forward(batch.images, training=False)
+    assert started.weights["main.stem.neuron.running_potential"] == pytest.approx(moved, rel=1e-12)
+    # a threshold that nothing reaches leaves it where it is
+    silent = network._replace(spec=network.spec.replace(neuron=neuron.replace(threshold=1e3)))
+    for name, value in reference.network_step(silent, weights, batch, 0.5).statistics.items():
+        if name.endswith(".running_potential"):
+            assert value == weights[name]
+
+
 def test_training_moves_each_parameter_by_its_velocity():
     network, weights, batch = made(NETWORKS["cifar"])
     schedule = Step(initial=0.8, factor=0.5, milestones=(0.5,), total_steps=2)

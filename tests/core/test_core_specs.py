@@ -77,6 +77,11 @@ def test_specs_are_frozen_and_hashable(spec):
         ({"surrogate": "box"}, "surrogate must be one of 'rectangle'.*got 'box'"),
         ({"learn_decay": True, "decay": 1.0}, "strictly between 0 and 1"),
         ({"initial_potential": float("inf")}, "initial_potential"),
+        ({"initial_follows": True, "learn_initial": True}, "initial_follows and learn_initial both say where neurons"),
+        (
+            {"initial_follows": True, "output": "potential", "reset": "none"},
+            "initial_follows is of neurons that fire: .* got 'potential'",
+        ),
         ({"width_follows": True, "output_delay": 1}, "width_follows is of the spikes of the same step: .* and 1"),
         ({"width_follows": True, "surrogate": "straight_through"}, "width_follows needs a surrogate with a half width"),
         ({"complementary_state": True, "reset": "none"}, "complementary_state acts in the reset: .* got 'none'"),

@@ -22,6 +22,13 @@ def net():
     return found
 
 
+def test_neurons_are_seen_to_start_from_what_they_followed():
+    net = nnx.eval_shape(lambda: sbp_jax.Network(signals.FOLLOWS, rngs=nnx.Rngs(0)))
+    sbp_jax.import_weights(net, signals.FOLLOWED)
+    signals.assert_same(sbp_jax.diagnose(net, batches(), noise=0.2, seed=5), signals.followed())
+    assert net.stem.neuron.running_potential[...] == np.float32(0.3)
+
+
 def test_figures_are_the_oracles_and_nothing_is_left(net):
     net.eval()
     graph, state = nnx.split(net)

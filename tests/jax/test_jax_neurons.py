@@ -8,7 +8,7 @@ from flax import nnx
 
 import sbp_jax
 from sbp_core import LIFSpec, LIFState
-from sbp_core.reference.neuron import adjoint
+from sbp_core.reference.neuron import adjoint, forward
 
 X = jnp.asarray(np.random.default_rng(21).normal(0.5, 0.6, (4, 2, 3)), jnp.float32)
 
@@ -53,6 +53,41 @@ def test_a_learnt_start_begins_where_the_spec_says_and_has_the_adjoints_gradient
     found = adjoint(spec, x.astype("float64"), start, given, LIFState(np.zeros(x.shape[1:])))
     np.testing.assert_array_equal(layer(jnp.asarray(x)), found.output)
     np.testing.assert_allclose(gradient, found.grad_state.potential.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("steps", [4, 12], ids=["unrolled", "scan"])
+def test_a_start_that_follows_moves_in_training_alone_and_passes_no_gradient_on(steps):
+    spec = LIFSpec(decay=0.7, initial_potential=0.375, initial_follows=True, surrogate="sigmoid")
+    layer = sbp_jax.LIF(spec)
+    assert jax.tree.leaves(nnx.state(layer, nnx.Param)) == []
+    assert list(nnx.state(layer, nnx.BatchStat)) == ["running_potential"]
+    x = np.random.default_rng(3).normal(0.0, 0.7, (steps, 4, 8)).astype("float32")
+    given = np.random.default_rng(1).normal(size=x.shape)
+
+    def loss(x, layer):
+        return (layer(x) * given).sum()
+
+    start, nothing = 0.375, LIFState(np.zeros(x.shape[1:]))
+    for _ in range(2):
+        gradient = nnx.grad(loss)(jnp.asarray(x), layer)
+        found = adjoint(spec, x.astype("float64"), LIFState(np.full(x.shape[1:], start)), given, nothing)
+        np.testing.assert_allclose(gradient, found.grad_input, rtol=1e-4, atol=1e-6)
+        fired = found.output.any(0)
+        assert 0 < fired.sum() < fired.size
+        start += 0.1 * (found.state.potential[fired].mean() - start)
+        np.testing.assert_allclose(layer.running_potential[...], start, rtol=1e-6)
+    # it is the second of two outputs as it is the first, in the dtype that it has
+    layer(jnp.asarray(x, jnp.bfloat16), return_state=True)
+    assert layer.running_potential[...].dtype == jnp.float32
+    layer.running_potential[...] = jnp.float32(start)
+    # where none fires, with a state, and in evaluation it stays; and evaluation starts there
+    layer(jnp.zeros_like(x))
+    np.testing.assert_array_equal(layer(jnp.asarray(x), sbp_jax.initial_state(spec, x[0]))[0], forward(spec, x)[0])
+    layer.eval()
+    _, state = layer(jnp.asarray(x), return_state=True)
+    wanted = forward(spec, x.astype("float64"), LIFState(np.full(x.shape[1:], start)))[1]
+    np.testing.assert_allclose(state.potential, wanted.potential, rtol=1e-5, atol=1e-6)
+    assert layer.running_potential[...] == np.float32(start)
 
 
 def test_the_learnt_decay_gets_a_gradient_and_changes_the_output():

@@ -20,6 +20,22 @@ def net():
     return found
 
 
+def test_neurons_are_seen_to_start_from_what_they_followed():
+    def made(**fields):
+        inputs = keras.Input((3, 8))
+        spikes = sbp_keras.LIF(name="spikes", **fields)(inputs)
+        return keras.Model(inputs, keras.layers.Dense(3, kernel_initializer="ones", name="last")(spikes))
+
+    random = np.random.default_rng(0)
+    own = [(random.normal(size=(6, 3, 8)).astype("float32"), np.arange(6) % 3) for _ in range(2)]
+    follows = made(initial_follows=True)
+    fresh = str(sbp_keras.diagnose(follows, own))
+    follows.get_layer("spikes").running_potential.assign(0.75)
+    found = str(sbp_keras.diagnose(follows, own))
+    assert found == str(sbp_keras.diagnose(made(initial_potential=0.75), own)) != fresh
+    assert float(follows.get_layer("spikes").running_potential) == 0.75
+
+
 def test_figures_are_the_oracles_and_nothing_is_left(net):
     before = [variable.numpy() for variable in net.variables]
     signals.assert_same(sbp_keras.diagnose(net, batches(), noise=0.2, seed=5))

@@ -127,6 +127,55 @@ def test_a_learnt_start_begins_where_the_spec_says_and_trains_as_the_adjoint_say
     np.testing.assert_array_equal(numpy(again(x)), numpy(model(x)))
 
 
+def followed(spec, x, start, kept=None):
+    """Where a start has moved to, by the reference neuron."""
+    major = np.swapaxes(x, 0, 1).astype("float64")
+    output, state = forward(spec, major, LIFState(np.full(major.shape[1:], start)))
+    fired = output.any(0) if kept is None else (output * kept.T[..., None]).any(0) & kept[:, -1:]
+    assert 0 < fired.sum() < fired.size
+    return start + 0.1 * (state.potential[fired].mean() - start)
+
+
+def test_a_start_that_follows_moves_in_training_alone_and_is_saved(tmp_path):
+    spec = LIFSpec(initial_potential=0.375, initial_follows=True, surrogate=Rectangle(width=2.0))
+    x = dyadic((4, 5, 3), seed=5) - np.float32(0.75)
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, sbp_keras.LIF(spec, name="neuron")(inputs))
+    layer = model.get_layer("neuron")
+    assert [variable.name for variable in model.variables] == ["running_potential"]
+    assert not model.trainable_variables
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="mse")
+    model.fit(x, x, batch_size=4, epochs=2, verbose=0)
+    start = followed(spec, x, followed(spec, x, 0.375))
+    np.testing.assert_allclose(numpy(layer.running_potential), start, rtol=1e-6)
+    # where none fires, with a state, of a frozen layer and in evaluation it stays; and evaluation starts there
+    layer(0.0 * x, training=True)
+    state, major = dyadic((4, 3), seed=6), np.swapaxes(x, 0, 1)
+    output, _ = layer(x, (state,), training=True)
+    np.testing.assert_array_equal(numpy(output), np.swapaxes(forward(spec, major, LIFState(state))[0], 0, 1))
+    layer.trainable = False
+    layer(x, training=True)
+    layer.trainable = True
+    evaluated = model.predict(x, verbose=0)
+    wanted, _ = forward(spec, major.astype("float64"), LIFState(np.full((4, 3), start)))
+    np.testing.assert_array_equal(evaluated, np.swapaxes(wanted, 0, 1))
+    np.testing.assert_allclose(numpy(layer.running_potential), start, rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(again.get_layer("neuron").running_potential), numpy(layer.running_potential))
+
+
+def test_what_a_mask_leaves_out_takes_no_part_in_what_a_start_follows():
+    spec = LIFSpec(initial_follows=True)
+    x = dyadic((3, 5, 4), seed=7) - np.float32(0.5)
+    kept = np.array([[0, 0, 0, 1, 1], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]], bool)
+    layer = sbp_keras.LIF(spec)
+    layer(x, training=True, mask=ops.convert_to_tensor(kept))
+    expected = followed(spec, x, 0.0, kept)
+    np.testing.assert_allclose(numpy(layer.running_potential), expected, rtol=1e-6)
+    assert abs(expected - followed(spec, x, 0.0)) > 1e-3
+
+
 def test_a_learnt_decay_starts_at_the_specs():
     layer = sbp_keras.PLIF(decay=0.8)
     layer.build((None, 4, 3))

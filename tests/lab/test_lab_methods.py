@@ -50,6 +50,7 @@ STATED = {
     "plif": ("resnet", {}, {"learn_decay": True, "input_gain": "complement"}, SUMMED, None),
     "clif": ("resnet", {}, {"complementary_state": True, "reset": "soft"}, SUMMED, None),
     "imp": ("resnet", {}, {"learn_initial": True}, SUMMED, None),
+    "mp-init": ("resnet", {}, {"initial_follows": True}, SUMMED, None),
     "mpd-agl": ("resnet", {}, {"width_follows": True}, SUMMED, None),
     "detached": ("resnet", {}, {"detach_reset": True}, SUMMED, None),
     "tdbn": ("resnet", {"norm": "tdbn"}, {}, SUMMED, None),

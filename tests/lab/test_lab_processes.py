@@ -16,9 +16,9 @@ from tests.lab.test_lab_checkpoint import recipe, same, source
 
 ROOT = Path(__file__).parents[2]
 
-#: Batch norm, a running mean, samples mixed over the parts of a batch.
+#: Batch norm, neurons whose start follows, a running mean, samples mixed over the parts of a batch.
 FIELDS = {"net": "convnet", "width": 4, "optimizer": SGD(momentum=0.9), "clip_norm": 0.5, "learning_rate": 0.05}
-FIELDS |= {"augment": (Flip(), MixUp())}
+FIELDS |= {"method": "evolutionary+mp-init", "augment": (Flip(), MixUp())}
 
 SCRIPT = """
 import os, sys

@@ -13,6 +13,7 @@ from sbp_lab.optimizers import AdamW
 from sbp_lab.trainers import TrainerOptions
 
 SPEC = ResNetSpec(depths=(1, 1), widths=(4, 6), in_channels=1, num_classes=3, time_steps=2)
+FOLLOWS = SPEC.replace(neuron=SPEC.neuron.replace(initial_follows=True))
 TAPS = ("layer1",)
 GENERATOR = np.random.default_rng(11)
 IMAGES = GENERATOR.standard_normal((6, 8, 8, 1)).astype(np.float32)
@@ -142,8 +143,8 @@ def test_a_rate_of_zero_moves_the_running_statistics_and_no_weight(make):
 def test_the_frameworks_walk_together_for_several_steps():
     walks = {}
     for name in trainers.TRAINERS:
-        trainer = trainers.load(name).make_trainer(SPEC, initial_weights(SPEC, 5, TAPS), options())
-        # at so small a rate no spike flips and what is compared is AdamW, batch norm and the coefficient
+        trainer = trainers.load(name).make_trainer(FOLLOWS, initial_weights(FOLLOWS, 5, TAPS), options())
+        # at so small a rate no spike flips for it, and what is compared is AdamW, what runs along, and the coefficient
         walks[name] = [trainer.train_step(IMAGES, LABELS, 0.25 * (1 - k / 4), 1e-4, k + 1).loss for k in range(4)]
         walks[name].extend(trainer.predict(IMAGES)[0])
     for name in ("jax", "keras", "tf"):
@@ -183,7 +184,7 @@ print(json.dumps([keras.backend.backend(), steps, trainer.predict(images).tolist
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_keras_trains_alike_on_whichever_framework_it_is_set_to(backend):
     # one stage: PyTorch 2.13's own 1x1 convolution of stride 2, channels last, crashes on some processors
-    spec, taps = SPEC.replace(depths=(1,), widths=(4,)), ("stem",)
+    spec, taps = FOLLOWS.replace(depths=(1,), widths=(4,)), ("stem",)
     # in a process of its own: Keras is set once
     arguments = [spec.to_json(), json.dumps([IMAGES.tolist(), LABELS.tolist()])]
     done = subprocess.run(

@@ -28,6 +28,13 @@ def test_figures_are_the_oracles(net):
     signals.assert_same_descent(sbp_torch.diagnose(net, batches(), noise=0.2, seed=5, slopes=3))
 
 
+def test_neurons_are_seen_to_start_from_what_they_followed():
+    net = sbp_torch.Network(signals.FOLLOWS)
+    sbp_torch.import_weights(net, signals.FOLLOWED)
+    signals.assert_same(sbp_torch.diagnose(net, batches(), noise=0.2, seed=5), signals.followed())
+    assert net.stem.neuron.running_potential == np.float32(0.3)
+
+
 def test_nothing_is_left_on_the_model(net):
     net.eval()
     before = copy.deepcopy(net.state_dict())

@@ -10,7 +10,7 @@ import torch
 
 import sbp_torch
 from sbp_core import LIFSpec, LIFState, Rectangle, Sigmoid, presets
-from sbp_core.reference.neuron import adjoint
+from sbp_core.reference.neuron import adjoint, forward
 from sbp_core.specs.surrogates import FAMILIES
 from sbp_torch.kernels import fused
 from sbp_torch.neuron import implementation_for
@@ -199,6 +199,65 @@ def test_a_learnt_decay_starts_at_the_specs_and_gets_a_gradient_worked_by_hand()
     state.potential.sum().backward()
     # potential = decay * (1 - decay) * 2 + (1 - decay), and d decay / d w = decay * (1 - decay)
     assert layer.decay_logit.grad.item() == pytest.approx((2 * (1 - 2 * 0.8) - 1) * 0.8 * 0.2, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch", [2, 8192], ids=["loop", "fused"])
+def test_a_start_that_follows_moves_in_training_alone_and_passes_no_gradient_on(batch):
+    spec = LIFSpec(decay=0.7, initial_potential=0.375, initial_follows=True, surrogate=Sigmoid())
+    layer = sbp_torch.LIF(spec).double()
+    assert not list(layer.parameters())
+    assert list(layer.state_dict()) == ["running_potential"]
+    start = 0.375
+    for seed in (0, 1):
+        x = np.random.default_rng(seed).normal(0.3, 0.8, (4, batch, 3))
+        given = np.random.default_rng(2).normal(size=x.shape)
+        found = adjoint(spec, x, LIFState(np.full(x.shape[1:], start)), given, LIFState(np.zeros(x.shape[1:])))
+        inputs = torch.from_numpy(x).requires_grad_()
+        output = layer(inputs)
+        (output * torch.from_numpy(given)).sum().backward()
+        np.testing.assert_array_equal(output.detach().numpy(), found.output)
+        np.testing.assert_allclose(inputs.grad.numpy(), found.grad_input, rtol=1e-9, atol=1e-12)
+        fired = found.output.any(0)
+        assert 0 < fired.sum() < fired.size
+        start += 0.1 * (found.state.potential[fired].mean() - start)
+        assert layer.running_potential.item() == pytest.approx(start, rel=1e-12)
+        assert not layer.running_potential.requires_grad
+    # where none fires, with a state, and in evaluation it stays; and evaluation starts there
+    layer(torch.zeros(4, batch, 3, dtype=torch.float64))
+    state = sbp_torch.initial_state(spec, inputs[0].detach())
+    assert torch.equal(layer(inputs, state)[0], sbp_torch.lif(inputs, spec)[0])
+    layer.eval()
+    again = layer(inputs, return_state=True)[1].potential
+    wanted = forward(spec, x, LIFState(np.full(x.shape[1:], start)))[1].potential
+    np.testing.assert_allclose(again.detach().numpy(), wanted, rtol=1e-12)
+    assert layer.running_potential.item() == pytest.approx(start, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (12, 64, 64)], ids=["unrolled", "operator"])
+def test_a_start_that_follows_is_compiled_as_it_is_eager(shape):
+    torch.compiler.reset()
+    spec = LIFSpec(decay=0.7, rest=0.1, initial_follows=True, surrogate=Sigmoid())
+    ours, theirs = (sbp_torch.LIF(spec).double() for _ in range(2))
+    compiled = torch.compile(lambda x: ours(1.0 * x), fullgraph=True, dynamic=False)
+    for seed in range(3):
+        x, y = (torch.from_numpy(np.random.default_rng(seed).uniform(0, 1.5, shape)).requires_grad_() for _ in range(2))
+        output, expected = compiled(x), theirs(y)
+        output.sum().backward()
+        expected.sum().backward()
+        assert torch.equal(output, expected)
+        torch.testing.assert_close(x.grad, y.grad, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(ours.running_potential, theirs.running_potential, rtol=1e-12, atol=0.0)
+    assert ours.running_potential > 0.11
+
+
+def test_a_start_follows_half_precision_in_float32():
+    layer = sbp_torch.LIF(LIFSpec(initial_follows=True))
+    x = torch.rand(4, 512, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    output, state = layer(x, return_state=True)
+    fired = output.any(0)
+    assert layer.running_potential.item() == pytest.approx(
+        0.1 * state.potential[fired].double().mean().item(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("batch", [2, 8192], ids=["loop", "fused"])

@@ -106,7 +106,7 @@ class _NetworkCase(Case):
             drawn: Float64 = np.asarray(start, np.float64)
             if name.endswith(".running_var") or (drawn.ndim == 1 and name.endswith(".weight")):
                 drawn = random.uniform(0.6, 1.4, drawn.shape)
-            elif ".running_mean" in name or name.endswith(("bias", ".decay_logit", ".initial_potential")):
+            elif ".running_mean" in name or name.endswith(("bias", ".decay_logit", "_potential")):
                 drawn = drawn + random.normal(self.shift if name.endswith("bias") else 0.0, 0.3, drawn.shape)
             elif name.endswith(".fc.weight"):
                 # so that the neurons of hidden layers fire
@@ -327,7 +327,9 @@ def _networks() -> dict[str, _Given]:
     )
     plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
     small = ResNetSpec(**(_SMALL | {"depths": (1,), "widths": (5,)}), neuron=LIFSpec(surrogate=ArcTan()))
-    hard = LIFSpec(decay=0.6, threshold=0.8, rest=0.1, reset_value=-0.2, surrogate=ArcTan(width=1.3))
+    hard = LIFSpec(
+        decay=0.6, threshold=0.8, rest=0.1, reset_value=-0.2, initial_follows=True, surrogate=ArcTan(width=1.3)
+    )
     attached = LossSpec(distillation=0.3, temperature=1.7, detach_teacher=False, label_smoothing=0.1)
     return {
         "resnet18": _Given(
@@ -419,8 +421,9 @@ def training_cases() -> tuple[Case, ...]:
     """Return five steps with a moving coefficient, of summed logits and of summed losses."""
     plain = ResNetSpec(**_SHALLOW, neuron=LIFSpec(surrogate=ArcTan()))
     learnt = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), learn_decay=True, learn_initial=True))
+    follows = plain.replace(neuron=LIFSpec(surrogate=ArcTan(), initial_follows=True))
     networks = {
-        "logits": (ShortcutNetwork(plain, ("layer1",), LossSpec(combine="logits")), ("float32",), ("float32",)),
+        "logits": (ShortcutNetwork(follows, ("layer1",), LossSpec(combine="logits")), ("float32",), ("float32",)),
         "losses": (ShortcutNetwork(learnt, ("stem", "layer1"), LossSpec()), ("float64",), ()),
     }
     return tuple(

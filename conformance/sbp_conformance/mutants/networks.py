@@ -13,6 +13,7 @@ from sbp_conformance.mutants.base import Change, Mutant, mutants
 from sbp_conformance.mutants.contract import after, before
 from sbp_core import Constant, Evolutionary, LossSpec
 from sbp_core.backend import NetworkResult, ShortcutNetwork, TrainingResult
+from sbp_core.reference.network import ReferenceNetwork
 
 Arguments = dict[str, Any]
 Arrays = Mapping[str, Any]
@@ -85,6 +86,30 @@ def _moved(r: NetworkResult, a: Arguments, factor: float, part: str) -> NetworkR
         return (old + factor * (array - old)).astype(array.dtype)
 
     return r._replace(statistics=_each(r.statistics, lambda name: name.endswith(part), change))
+
+
+def _follows(name: str) -> bool:
+    return name.endswith(".running_potential")
+
+
+def _start_moved(factor: float) -> Any:
+    return result(lambda r, a: _moved(r, a, factor, ".running_potential"))
+
+
+def _started_at_rest(r: NetworkResult, a: Arguments) -> NetworkResult:
+    """Evaluate with neurons that start from rest, whatever they follow."""
+    network, rest = a["network"], a["network"].spec.neuron.rest
+    weights = _each({**a["weights"], **r.statistics}, _follows, lambda _, value: np.full_like(value, rest))
+    evaluated = ReferenceNetwork(network, weights).forward(np.asarray(a["batch"].images, np.float64), training=False)
+    return r._replace(evaluated=evaluated.main.astype(r.evaluated.dtype))
+
+
+def _every_neuron(right: Callable[..., Any], operations: Any) -> Callable[..., Any]:
+    return lambda potential, spikes, *xp: right(potential, spikes * 0.0 + 1.0, *xp)
+
+
+def _each_spike(right: Callable[..., Any], operations: Any) -> Callable[..., Any]:
+    return lambda potential, spikes, *xp: ((spikes * potential).sum(), spikes.sum())
 
 
 def _gradients(chosen: Callable[[str], bool], factor: float) -> Any:
@@ -161,6 +186,42 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         },
         cases=_SMALL,
+    ),
+    *mutants(
+        "network",
+        "network",
+        {
+            "a start that follows stays": _start_moved(0.0),
+            "a start that follows moves nine times as far": result(
+                lambda r, a: _moved(r, a, 9.0, ".running_potential")
+            ),
+            "a start that follows moves in evaluation too": result(
+                lambda r, a: _moved(r, a, 1.9, ".running_potential")
+            ),
+            "a start that follows not used in evaluation": result(_started_at_rest),
+        },
+        cases=("network-coefficient-0",),
+    ),
+    *mutants(
+        "network",
+        "ends",
+        {
+            "a start that follows silent neurons too": _every_neuron,
+            "a start that follows by the number of spikes": _each_spike,
+        },
+        cases=("network-coefficient-0",),
+    ),
+    *mutants(
+        "training",
+        "training",
+        {
+            "a start that follows left behind in training": _untrained(_follows),
+            "a start that follows trained": trained(
+                lambda r, a: r._replace(weights=_each(r.weights, _follows, lambda _, w: (w - 1e-4).astype(w.dtype)))
+            ),
+        },
+        dtypes=("float32",),
+        cases=("training-logits",),
     ),
     *mutants(
         "training",

@@ -85,6 +85,7 @@ ADAPTERS: dict[str, Adapter] = {
         {
             "fire": ("sbp_torch.neuron:fire", "sbp_torch.spike:fire"),
             "step": ("sbp_torch.neuron:dynamics.step",),
+            "ends": ("sbp_torch.neurons:dynamics.ends",),
             "lif": ("sbp_torch.engine:lif",),
             "compose": ("sbp_torch.losses:compose_loss",),
         },

@@ -124,7 +124,8 @@ class NetworkSpec(Spec, abstract=True):
 
         Kernels are (outputs, inputs, *space), linear layers (outputs, inputs), whatever an adapter's own layout is. The
         names are the paths of the layers, ``layer1.0.conv1.weight``, ``.bias``; ``.running_mean`` and ``.running_var``
-        of batch norm, ``.decay_logit`` and ``.initial_potential`` of a neuron that learns its decay or its start.
+        of batch norm, ``.decay_logit`` and ``.initial_potential`` of a neuron that learns its decay or its start,
+        ``.running_potential`` of one whose start follows the potentials that neurons end with.
         """
         return {name: found.shape for name, found in self.parameters().items()}
 

@@ -39,7 +39,7 @@ def _networks() -> dict[str, Change]:
         return {"network": a["network"]._replace(loss=a["network"].loss.replace(detach_teacher=True))}
 
     # ties are the neuron level's; the decay and the start may be learnt, and widths are the neuron's
-    left_out = ("learn_decay", "learn_initial", "width_follows", "output", "decay", "inclusive")
+    left_out = ("learn_decay", "learn_initial", "initial_follows", "width_follows", "output", "decay", "inclusive")
     names = [field.name for field in dataclasses.fields(LIFSpec) if field.name not in left_out]
     return {
         **{f"{name} of a network ignored": neurons(name) for name in names},
