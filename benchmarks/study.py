@@ -54,6 +54,7 @@ NEURONS = [
 COEFFICIENTS = [
     *("vanilla", "evolutionary-0_05", "evolutionary", "evolutionary-0_5", "evolutionary-1", "evolutionary-2"),
     *("cosine-0_25", "constant-0_25", "one-tap", "last-tap"),
+    *("losses", "following-agreement-20", "following-share-20"),
 ]
 
 
