@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from sbp_core.backend import ShortcutNetwork
 from sbp_core.reference.network import ReferenceNetwork
-from sbp_core.specs.layers import JoinSpec, Neuron, Shape
+from sbp_core.specs.joins import JoinSpec
+from sbp_core.specs.layers import Neuron, Shape
 from sbp_core.specs.losses import LossSpec
 from sbp_core.specs.networks import NetworkSpec
 from sbp_core.specs.structure import Placed

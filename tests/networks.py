@@ -8,14 +8,13 @@ from sbp_core import ArcTan, CustomSpec, LIFSpec, LossSpec, ResNetSpec
 from sbp_core.backend import Batch, ShortcutNetwork
 from sbp_core.reference.network import ReferenceNetwork
 from sbp_core.reference.networks import initial_weights
+from sbp_core.specs.joins import Attention, Gate
 from sbp_core.specs.layers import (
-    Attention,
     AvgPool,
     BatchNorm,
     Conv,
     Dropout,
     Flatten,
-    Gate,
     GlobalPool,
     HeadSum,
     Linear,

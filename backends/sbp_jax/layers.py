@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import reduce
 from typing import Any, TypedDict
 
 import jax
@@ -14,12 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from sbp_core.specs import layers as kinds
-from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
+from sbp_core.specs.layers import LayerSpec, Shape
 from sbp_core.specs.structure import Named, Parallel, Residual, Sequence, placed_in
 from sbp_jax.initial import he_normal, kaiming_normal, uniform
+from sbp_jax.joins import Join
 from sbp_jax.neurons import LIF
-
-Ends = tuple[jax.Array, ...]
 
 
 class Options(TypedDict):
@@ -229,30 +225,6 @@ class ParallelPaths(nnx.Module):
         return self._join(*(run(self, (name,), x) for name in self._names))
 
 
-@dataclass(frozen=True)
-class Join:
-    """What joins the ends of paths; equal where its spec is, so that ``jit`` knows it again.
-
-    Attributes:
-        spec: which.
-        space: axes of space of the ends.
-
-    Raises:
-        TypeError: a kind of join that is not in :data:`JOINS`.
-    """
-
-    spec: JoinSpec
-    space: int
-
-    def __post_init__(self) -> None:
-        if type(self.spec) not in JOINS:
-            raise TypeError(f"JAX has no function for the join {self.spec.kind!r}; add one to JOINS")
-
-    def __call__(self, *ends: jax.Array) -> jax.Array:
-        """Join the ends."""
-        return JOINS[type(self.spec)](self.spec, ends, self.space)
-
-
 def build(layer: LayerSpec, path: str, shape: Shape, options: Options) -> nnx.Module:
     """Return the module of a layer.
 
@@ -418,23 +390,6 @@ def _time_mean(layer: kinds.TimeMean, x: jax.Array, space: int) -> jax.Array:
     return x.mean(axis=0)
 
 
-def _gate(join: kinds.Gate, ends: Ends, space: int) -> jax.Array:
-    given, gate = ends
-    return given * jnp.repeat(gate, given.shape[-1] // gate.shape[-1], axis=-1)
-
-
-def _attention(join: kinds.Attention, ends: Ends, space: int) -> jax.Array:
-    shape, before = ends[0].shape, ends[0].ndim - space - 1
-    tokens = (*shape[:before], math.prod(shape[before:-1]), join.heads, shape[-1] // join.heads)
-    q, k, v = (end.reshape(tokens) for end in ends)
-    # the smaller product first: of spikes each is a whole number, so that the order changes no bit
-    if tokens[-3] <= tokens[-1]:
-        found = jnp.einsum("...hnm,...mhd->...nhd", jnp.einsum("...nhc,...mhc->...hnm", q, k), v)
-    else:
-        found = jnp.einsum("...nhc,...hcd->...nhd", q, jnp.einsum("...mhc,...mhd->...hcd", k, v))
-    return (found * join.scale).reshape(shape)
-
-
 #: The module of each kind of layer: a function of the layer, its path, the shape of its input and the options.
 LAYERS: dict[type[LayerSpec], Callable[[Any, str, Shape, Options], nnx.Module]] = {
     Sequence: _sequence,
@@ -455,13 +410,4 @@ LAYERS: dict[type[LayerSpec], Callable[[Any, str, Shape, Options], nnx.Module]] 
     kinds.Repeat: _function(_repeat),
     kinds.TimeScale: _time_scale,
     kinds.TimeMean: _function(_time_mean),
-}
-
-#: What joins paths: a function of the join, each path's end and how many axes of space those have.
-JOINS: dict[type[JoinSpec], Callable[[Any, Ends, int], jax.Array]] = {
-    kinds.Add: lambda join, ends, space: reduce(operator.add, ends),
-    kinds.And: lambda join, ends, space: reduce(operator.mul, ends),
-    kinds.AndNot: lambda join, ends, space: ends[0] * (1.0 - ends[1]),
-    kinds.Gate: _gate,
-    kinds.Attention: _attention,
 }

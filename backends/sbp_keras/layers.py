@@ -8,8 +8,10 @@ from typing import Any
 
 import keras
 
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
-from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
+from sbp_core.specs.joins import JoinSpec
+from sbp_core.specs.layers import LayerSpec, Shape
 from sbp_keras import steps
 from sbp_keras.neurons import LIF
 from sbp_keras.numerics import Constant
@@ -95,9 +97,9 @@ LAYERS: dict[type[LayerSpec], Callable[[Any, Shape, Options], keras.layers.Layer
 
 #: The layer of each join, called with the list of the paths' ends.
 JOINS: dict[type[JoinSpec], Callable[[Any, Shape, Options], keras.layers.Layer]] = {
-    kinds.Add: lambda join, shape, options: keras.layers.Add(**options),
-    kinds.And: lambda join, shape, options: keras.layers.Multiply(**options),
-    kinds.AndNot: _weightless,
-    kinds.Gate: _weightless,
-    kinds.Attention: _weightless,
+    joins.Add: lambda join, shape, options: keras.layers.Add(**options),
+    joins.And: lambda join, shape, options: keras.layers.Multiply(**options),
+    joins.AndNot: _weightless,
+    joins.Gate: _weightless,
+    joins.Attention: _weightless,
 }

@@ -11,7 +11,8 @@ import keras
 from sbp_core import validation
 from sbp_core.inputs import check_size
 from sbp_core.specs import structure
-from sbp_core.specs.layers import Add, GlobalPool, JoinSpec, LayerSpec, Linear, Repeat, Shape, TimeMean
+from sbp_core.specs.joins import Add, JoinSpec
+from sbp_core.specs.layers import GlobalPool, LayerSpec, Linear, Repeat, Shape, TimeMean
 from sbp_core.specs.networks import NetworkSpec, ResNetSpec, network_spec, resnet18_spec, resnet34_spec
 from sbp_keras.layers import JOINS, LAYERS
 from sbp_keras.readout import Readout

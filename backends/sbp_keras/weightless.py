@@ -11,9 +11,11 @@ import keras
 from keras import ops
 
 from sbp_core import validation
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.base import Spec
-from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
+from sbp_core.specs.joins import JoinSpec
+from sbp_core.specs.layers import LayerSpec, Shape
 from sbp_keras.numerics import matmul, mean
 
 
@@ -96,17 +98,17 @@ def _head_sum(layer: kinds.HeadSum, space: int, x: Any) -> Any:
     return ops.sum(_split(x, layer.heads, x.shape[-1] // layer.heads), axis=-1)
 
 
-def _and_not(join: kinds.AndNot, space: int, identity: Any, body: Any) -> Any:
+def _and_not(join: joins.AndNot, space: int, identity: Any, body: Any) -> Any:
     return identity * (1.0 - body)
 
 
-def _gate(join: kinds.Gate, space: int, given: Any, gate: Any) -> Any:
+def _gate(join: joins.Gate, space: int, given: Any, gate: Any) -> Any:
     heads = gate.shape[-1]
     found = _split(given, heads, given.shape[-1] // heads) * ops.expand_dims(gate, -1)
     return ops.reshape(found, (-1, *ops.shape(given)[1:]))
 
 
-def _attention(join: kinds.Attention, space: int, *ends: Any) -> Any:
+def _attention(join: joins.Attention, space: int, *ends: Any) -> Any:
     sizes = ops.shape(ends[0])
     channels = ends[0].shape[-1] // join.heads
     tokens = math.prod(sizes[-1 - space : -1])
@@ -127,7 +129,7 @@ FUNCTIONS: dict[type[Spec], Callable[..., Any]] = {
     kinds.Flatten: _flatten,
     kinds.Vote: _vote,
     kinds.HeadSum: _head_sum,
-    kinds.AndNot: _and_not,
-    kinds.Gate: _gate,
-    kinds.Attention: _attention,
+    joins.AndNot: _and_not,
+    joins.Gate: _gate,
+    joins.Attention: _attention,
 }

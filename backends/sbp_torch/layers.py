@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sbp_core.specs import layers as kinds
-from sbp_core.specs.layers import JoinSpec, LayerSpec, Shape
+from sbp_core.specs.layers import LayerSpec, Shape
 from sbp_core.specs.structure import Named, Parallel, Residual, Sequence, placed_in
 from sbp_torch.branches import pool
+from sbp_torch.joins import join, split
 from sbp_torch.neurons import LIF
 
 
@@ -244,7 +245,7 @@ class Vote(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``(items, classes)``."""
-        return _split(input, -1, (-1, self.voters)).mean(-1)
+        return split(input, -1, (-1, self.voters)).mean(-1)
 
     def extra_repr(self) -> str:
         """Return what is printed."""
@@ -264,65 +265,11 @@ class HeadSum(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return ``(items, heads, *space)``."""
-        return _split(input, 1, (self.heads, -1)).sum(2)
+        return split(input, 1, (self.heads, -1)).sum(2)
 
     def extra_repr(self) -> str:
         """Return what is printed."""
         return f"heads={self.heads}"
-
-
-def join(spec: JoinSpec) -> Callable[..., Tensor]:
-    """Return the function that joins the ends of paths, ``(time, batch, channels, *space)``.
-
-    Raises:
-        TypeError: a kind of join that is not in :data:`JOINS`.
-    """
-    if type(spec) not in JOINS:
-        raise TypeError(f"PyTorch has no function for the join {spec.kind!r}; add one to JOINS")
-    return Join(spec)
-
-
-class Join:
-    """A join that can be copied and pickled with its module.
-
-    Args:
-        spec: which.
-    """
-
-    def __init__(self, spec: JoinSpec) -> None:
-        self.spec = spec
-
-    def __call__(self, *ends: Tensor) -> Tensor:
-        """Join the ends of the paths."""
-        return JOINS[type(self.spec)](self.spec, *ends)
-
-
-def _sum(spec: kinds.Add, first: Tensor, *others: Tensor) -> Tensor:
-    for other in others:
-        first = first + other
-    return first
-
-
-def _product(spec: kinds.And, first: Tensor, *others: Tensor) -> Tensor:
-    for other in others:
-        first = first * other
-    return first
-
-
-def _gate(spec: kinds.Gate, given: Tensor, gate: Tensor) -> Tensor:
-    axis = 2 if given.ndim > 2 else 1
-    return given * gate.repeat_interleave(given.shape[axis] // gate.shape[axis], axis)
-
-
-def _attention(spec: kinds.Attention, *ends: Tensor) -> Tensor:
-    shape = ends[0].shape
-    # (time, batch, heads, channels of a head, tokens)
-    q, k, v = (_split(end.flatten(3), 2, (spec.heads, -1)) for end in ends)
-    # the smaller product first: of spikes each is a whole number, so that the order changes no bit
-    few = q.shape[-1] <= q.shape[-2]
-    found = v @ (k.transpose(-1, -2) @ q) if few else (v @ k.transpose(-1, -2)) @ q
-    joined: Tensor = (found * spec.scale).reshape(shape)
-    return joined
 
 
 def _convolution(layer: kinds.Conv, path: str, shape: Shape) -> nn.Module:
@@ -357,11 +304,6 @@ def _pool(layer: kinds.MaxPool | kinds.AvgPool, path: str, shape: Shape) -> nn.M
     return made
 
 
-def _split(x: Tensor, axis: int, sizes: tuple[int, ...]) -> Tensor:
-    found: Tensor = x.unflatten(axis, sizes)  # type: ignore[no-untyped-call]
-    return found
-
-
 def _output(layer: LayerSpec, path: str, shape: Shape) -> Shape:
     for placed in placed_in(layer, path, shape):
         shape = placed.output
@@ -388,13 +330,4 @@ LAYERS: dict[type[LayerSpec], Callable[[Any, str, Shape], nn.Module]] = {
     kinds.Repeat: lambda layer, path, shape: Repeat(layer.time_steps, len(shape.space)),
     kinds.TimeScale: lambda layer, path, shape: TimeScale(layer.time_steps),
     kinds.TimeMean: lambda layer, path, shape: TimeMean(),
-}
-
-#: What joins paths: a function of the join and of each path's end.
-JOINS: dict[type[JoinSpec], Callable[..., Tensor]] = {
-    kinds.Add: _sum,
-    kinds.And: _product,
-    kinds.AndNot: lambda spec, identity, body: identity * (1.0 - body),
-    kinds.Gate: _gate,
-    kinds.Attention: _attention,
 }

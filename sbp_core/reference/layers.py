@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from sbp_core.reference import neuron
+from sbp_core.reference.joins import JOINS
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.neurons import LIFState
 from sbp_core.specs.structure import Parallel, Residual
@@ -406,64 +406,6 @@ def _time_mean(tape: Tape, layer: kinds.TimeMean, path: str, x: Float64, space: 
     return y, lambda a: np.broadcast_to(a / len(x), x.shape)
 
 
-Joined = tuple[Float64, Callable[[Float64], list[Float64]]]
-
-
-def _add(join: kinds.Add, ends: list[Float64], space: int) -> Joined:
-    total = ends[0]
-    for end in ends[1:]:
-        total = total + end
-    return total, lambda a: [a] * len(ends)
-
-
-def _and(join: kinds.And, ends: list[Float64], space: int) -> Joined:
-    def back(a: Float64) -> list[Float64]:
-        return [reduce(np.multiply, ends[:i] + ends[i + 1 :], a) for i in range(len(ends))]
-
-    return reduce(np.multiply, ends), back
-
-
-def _and_not(join: kinds.AndNot, ends: list[Float64], space: int) -> Joined:
-    identity, body = ends
-    return identity * (1.0 - body), lambda a: [a * (1.0 - body), -a * identity]
-
-
-def _gate(join: kinds.Gate, ends: list[Float64], space: int) -> Joined:
-    given, gate = ends
-    axis = given.ndim - space - 1
-    size = given.shape[axis] // gate.shape[axis]
-    wide = np.repeat(gate, size, axis)
-
-    def back(a: Float64) -> list[Float64]:
-        parts = (a * given).reshape(*given.shape[:axis], -1, size, *given.shape[axis + 1 :])
-        return [a * wide, parts.sum(axis + 1)]
-
-    return given * wide, back
-
-
-def _attention(join: kinds.Attention, ends: list[Float64], space: int) -> Joined:
-    shape = ends[0].shape
-    before = shape[: len(shape) - space - 1]
-
-    def heads(x: Float64) -> Float64:  # (..., heads, tokens, channels of a head)
-        channels = x.shape[len(before)]
-        return x.reshape(*before, join.heads, channels // join.heads, -1).swapaxes(-1, -2)
-
-    def back_to_map(x: Float64) -> Float64:
-        return x.swapaxes(-1, -2).reshape(shape)
-
-    q, k, v = map(heads, ends)
-    scores = q @ k.swapaxes(-1, -2)
-
-    def back(a: Float64) -> list[Float64]:
-        a = heads(a) * join.scale
-        of_scores = a @ v.swapaxes(-1, -2)
-        found = (of_scores @ k, of_scores.swapaxes(-1, -2) @ q, scores.swapaxes(-1, -2) @ a)
-        return [back_to_map(of_end) for of_end in found]
-
-    return back_to_map(scores @ v * join.scale), back
-
-
 _COMPOSITES: Mapping[type, Callable[..., Run]] = {Chain: _chain, Residual: _residual, Parallel: _parallel}
 
 #: The oracle of each kind of layer.
@@ -483,13 +425,4 @@ LAYERS: Mapping[type, Callable[..., Run]] = {
     kinds.Repeat: _repeat,
     kinds.TimeScale: _time_scale,
     kinds.TimeMean: _time_mean,
-}
-
-#: The oracle of each join.
-JOINS: Mapping[type, Callable[..., Joined]] = {
-    kinds.Add: _add,
-    kinds.And: _and,
-    kinds.AndNot: _and_not,
-    kinds.Gate: _gate,
-    kinds.Attention: _attention,
 }

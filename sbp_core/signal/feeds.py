@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import LayerSpec, Shape
 from sbp_core.specs.networks import NetworkSpec
@@ -125,14 +126,14 @@ class _Walker:
         _, body = self.follow(layer.body, path, shape, sources, plain=False)
         inside = self.feeds[before:]
         last = body or (frozenset(inside[-1].layers) if inside else frozenset())
-        if isinstance(layer.joined, kinds.Add | kinds.AndNot):
+        if isinstance(layer.joined, joins.Add | joins.AndNot):
             self.ends += sorted(last - sources)
             # a path that ends in a neuron ends in its weights
             self.lone += [inside[-1].neuron] if last and not body else []
         identity = sources
         if layer.shortcut is not None:
             _, identity = self.follow(layer.shortcut, f"{path}.downsample", shape, sources, plain=False)
-        adds = isinstance(layer.joined, kinds.Add) and body and identity
+        adds = isinstance(layer.joined, joins.Add) and body and identity
         joined = body | identity if adds else frozenset()
         end = _end(layer if layer.after is None else layer.replace(after=None), path, shape)
         self._begin()
@@ -140,7 +141,7 @@ class _Walker:
             return end, joined
         before = len(self.feeds)
         found = self.follow(layer.after, path, end, joined, plain=False)
-        if isinstance(layer.joined, kinds.Add) and not identity:
+        if isinstance(layer.joined, joins.Add) and not identity:
             self.lone += [feed.neuron for feed in self.feeds[before : before + 1]]
         return found
 

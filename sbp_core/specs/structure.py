@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from sbp_core.specs.layers import Add, JoinSpec, LayerSpec, Parameter, Shape
+from sbp_core.specs.joins import Add, JoinSpec
+from sbp_core.specs.layers import LayerSpec, Parameter, Shape
 
 #: Layers by name, in order.
 Named = tuple[tuple[str, LayerSpec], ...]
@@ -109,7 +110,7 @@ class Residual(Composite):
     Attributes:
         body: the residual path.
         shortcut: None for the identity.
-        join: how the two become one: a :class:`~sbp_core.specs.layers.JoinSpec`, or "add", "and", "iand".
+        join: how the two become one: a :class:`~sbp_core.specs.joins.JoinSpec`, or "add", "and", "iand".
         after: what follows; None for nothing.
 
     Raises:

@@ -5,6 +5,8 @@ import pytest
 
 from sbp_core import LIFSpec
 from sbp_core.reference import layers as reference
+from sbp_core.reference.joins import JOINS
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import Shape
 from sbp_core.specs.structure import Composite, Parallel, Residual, numbered, placed_in, sequence
@@ -57,7 +59,7 @@ LAYERS = {
     "attention": (
         Parallel(
             paths=tuple((name, kinds.Conv(channels=4, kernel=1)) for name in "qkv"),
-            join=kinds.Attention(heads=2, scale=0.3),
+            join=joins.Attention(heads=2, scale=0.3),
         ),
         3,
         (2, 3),
@@ -68,7 +70,7 @@ LAYERS = {
                 ("k", kinds.Conv(channels=6, kernel=1)),
                 ("q", sequence(conv=kinds.Conv(channels=4, kernel=1), sum=kinds.HeadSum(heads=2))),
             ),
-            join=kinds.Gate(),
+            join=joins.Gate(),
         ),
         3,
         (2, 3),
@@ -185,11 +187,11 @@ def test_a_gate_has_a_channel_for_each_head():
 def test_every_kind_of_layer_has_an_oracle_and_a_case():
     known = {kind for kind in kinds.LayerSpec.families().values() if kind.__module__.startswith("sbp_core.")}
     assert {kind for kind in known if not issubclass(kind, Composite)} == set(reference.LAYERS)
-    joins = {kind for kind in kinds.JoinSpec.families().values() if kind.__module__.startswith("sbp_core.")}
-    assert joins == set(reference.JOINS)
+    known = {kind for kind in joins.JoinSpec.families().values() if kind.__module__.startswith("sbp_core.")}
+    assert known == set(JOINS)
     cases = [(layer, Shape(channels, space)) for layer, channels, space in LAYERS.values()]
     tried = {type(placed.layer) for layer, shape in cases for placed in placed_in(layer, "", shape)}
-    assert tried >= (set(reference.LAYERS) | set(reference.JOINS)) - {kinds.Repeat, kinds.Dropout}
+    assert tried >= (set(reference.LAYERS) | set(JOINS)) - {kinds.Repeat, kinds.Dropout}
 
 
 def test_repeating_gives_frames_as_they_are_and_sums_what_comes_back():

@@ -17,11 +17,13 @@ from sbp_core.backend import MomentumSGD
 from sbp_core.reference import layers as oracle
 from sbp_core.reference import network as reference
 from sbp_core.reference.networks import initial_weights
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.layers import Shape
 from sbp_core.specs.structure import numbered, sequence
 from sbp_jax.engine import JaxEngine
-from sbp_jax.layers import JOINS, LAYERS, Function, Options, build
+from sbp_jax.joins import JOINS
+from sbp_jax.layers import LAYERS, Function, Options, build
 from tests.networks import NETS, SPECS, STEPS, drawn
 
 ENGINE = JaxEngine()
@@ -157,8 +159,8 @@ def test_attention_is_the_same_whichever_product_comes_first(heads):
     q, k, v = (end.reshape(2, 1, 6, heads, -1) for end in ends)
     expected = 0.3 * np.einsum("tbihc,tbjhc,tbjhd->tbihd", q, k, v).reshape(ends[0].shape)
     with jax.enable_x64(True):
-        join = kinds.Attention(heads=heads, scale=0.3)
-        found = JOINS[kinds.Attention](join, tuple(map(jnp.asarray, ends)), 2)
+        join = joins.Attention(heads=heads, scale=0.3)
+        found = JOINS[joins.Attention](join, tuple(map(jnp.asarray, ends)), 2)
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -167,7 +169,7 @@ def test_every_kind_of_layer_has_a_module():
         return {kind for kind in family.families().values() if kind.__module__.startswith("sbp_core.")}
 
     assert set(LAYERS) == ours(kinds.LayerSpec)
-    assert set(JOINS) == ours(kinds.JoinSpec)
+    assert set(JOINS) == ours(joins.JoinSpec)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -12,6 +12,7 @@ import sbp_keras
 from sbp_core import CustomSpec, Evolutionary, LossSpec
 from sbp_core.backend import MomentumSGD
 from sbp_core.reference import network as reference
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.structure import Composite, Parallel, numbered, sequence
 from sbp_keras.engine import make_engine
@@ -96,7 +97,7 @@ def test_every_kind_of_layer_and_join_is_in_the_tables():
         return {kind for kind in family.families().values() if kind.__module__.startswith("sbp_core.")}
 
     assert set(LAYERS) == {kind for kind in ours(kinds.LayerSpec) if not issubclass(kind, Composite)}
-    assert set(JOINS) == ours(kinds.JoinSpec)
+    assert set(JOINS) == ours(joins.JoinSpec)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -226,7 +227,7 @@ def test_pools_of_any_rank_equal_the_oracle_before_and_behind_time(kind, space):
 
 @pytest.mark.parametrize("tokens", [(2, 2), (5, 4), (None, None)])
 def test_attention_takes_the_smaller_product_and_maps_of_any_size(tokens):
-    join = kinds.Attention(heads=2, scale=0.3)
+    join = joins.Attention(heads=2, scale=0.3)
     layer = Weightless(join, 2)
     q, k, v = np.random.default_rng(7).normal(size=(3, 2, STEPS, 5, 4, 8)).astype("float32")
     if None not in tokens:

@@ -13,10 +13,12 @@ import sbp_torch
 from sbp_core import CustomSpec, Evolutionary
 from sbp_core.backend import MomentumSGD
 from sbp_core.reference import network as reference
+from sbp_core.specs import joins
 from sbp_core.specs import layers as kinds
 from sbp_core.specs.structure import sequence
 from sbp_torch.engine import TorchEngine
-from sbp_torch.layers import JOINS, LAYERS
+from sbp_torch.joins import JOINS
+from sbp_torch.layers import LAYERS
 from tests.networks import NETS, SPECS, STEPS, drawn
 
 MODES = ["eager", "compiled"]
@@ -78,7 +80,7 @@ def test_every_kind_of_layer_has_a_module():
         return {kind for kind in family.families().values() if kind.__module__.startswith("sbp_core.")}
 
     assert set(LAYERS) == ours(kinds.LayerSpec)
-    assert set(JOINS) == ours(kinds.JoinSpec)
+    assert set(JOINS) == ours(joins.JoinSpec)
 
 
 @pytest.mark.parametrize("name", SPECS)

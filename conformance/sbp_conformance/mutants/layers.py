@@ -11,16 +11,8 @@ import numpy as np
 from sbp_conformance.mutants.base import Change, Mutant
 from sbp_conformance.mutants.networks import Arguments, Arrays, given
 from sbp_core import CustomSpec, NetworkSpec
-from sbp_core.specs.layers import (
-    And,
-    Attention,
-    AvgPool,
-    BatchNorm,
-    JoinSpec,
-    LayerSpec,
-    MaxPool,
-    Neuron,
-)
+from sbp_core.specs.joins import And, Attention, JoinSpec
+from sbp_core.specs.layers import AvgPool, BatchNorm, LayerSpec, MaxPool, Neuron
 from sbp_core.specs.structure import Parallel, Residual, Sequence
 
 #: A layer or a join to what stands in its place.

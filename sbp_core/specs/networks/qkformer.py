@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from sbp_core import validation
+from sbp_core.specs.joins import Gate
 from sbp_core.specs.layers import (
     BatchNorm,
     Conv,
-    Gate,
     GlobalPool,
     HeadSum,
     LayerSpec,

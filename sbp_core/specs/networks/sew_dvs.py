@@ -7,18 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from sbp_core import validation
 from sbp_core.presets import spikingjelly_lif
-from sbp_core.specs.layers import (
-    BatchNorm,
-    Conv,
-    Flatten,
-    JoinSpec,
-    LayerSpec,
-    Linear,
-    MaxPool,
-    Neuron,
-    Repeat,
-    TimeMean,
-)
+from sbp_core.specs.joins import JoinSpec
+from sbp_core.specs.layers import BatchNorm, Conv, Flatten, LayerSpec, Linear, MaxPool, Neuron, Repeat, TimeMean
 from sbp_core.specs.networks.base import NetworkSpec
 from sbp_core.specs.networks.custom import image_size
 from sbp_core.specs.neurons import LIFSpec

@@ -7,18 +7,8 @@ from typing import Any, ClassVar, Self
 
 from sbp_core import validation
 from sbp_core.presets import spikingjelly_lif
-from sbp_core.specs.layers import (
-    Attention,
-    BatchNorm,
-    Conv,
-    GlobalPool,
-    LayerSpec,
-    Linear,
-    MaxPool,
-    Neuron,
-    Repeat,
-    TimeMean,
-)
+from sbp_core.specs.joins import Attention
+from sbp_core.specs.layers import BatchNorm, Conv, GlobalPool, LayerSpec, Linear, MaxPool, Neuron, Repeat, TimeMean
 from sbp_core.specs.networks.base import NetworkSpec
 from sbp_core.specs.neurons import LIFSpec
 from sbp_core.specs.structure import Parallel, Residual, Sequence, sequence
