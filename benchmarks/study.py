@@ -41,7 +41,7 @@ LONG = "digits-60"
 REMEDIES = [
     *("vanilla", "shortcut", "evolutionary", "losses", "following", "distilled"),
     *("reliable", "tet", "staged", "strong-to-weak", "weak-to-strong", "right-to-wrong"),
-    *("plif", "clif", "imp", "mpd-agl", "detached", "tdbn", "tebn"),
+    *("plif", "clif", "imp", "mp-init", "mpd-agl", "detached", "tdbn", "tebn"),
     *("identity", "calibrated", "sew", "ms", "max", "deep"),
     *("evolutionary+calibrated", "evolutionary+sew", "losses+sew", "evolutionary+ms", "losses+ms"),
     *("sew+calibrated", "max+calibrated"),
