@@ -87,7 +87,7 @@ STAGES: dict[str, tuple[Stage, ...]] = {
     "fashion": (Stage(tuple(REMEDIES), seeds="1"), _DEPTHS, _SIXTY_EIGHT),
     "cifar10": (_DEPTHS,),
     "nmnist": (_DEPTHS,),
-    LONG: (Stage(MAIN),),
+    LONG: (_DEPTHS,),
 }
 
 
@@ -227,12 +227,18 @@ def method_table(rows: list[dict], methods: list[str], data: tuple[str, ...], co
 
 def length_table(rows: list[dict]) -> str:
     """Return what training three times as long does, on digits, and the best epoch on the way."""
-    head = ["method", "20 epochs", "60 epochs", "60 less 20", "60 epochs, best on the way"]
+    head = ["net", "method", "20 epochs", "60 epochs", "60 less 20", "60 epochs, best on the way"]
     lines = []
-    for method in MAIN:
-        short, long = (last(rows, data, "resnet34", method) for data in ("digits", LONG))
-        best = {row["seed"]: max(row["accuracy"]) for row in rows if (row["data"], row["method"]) == (LONG, method)}
-        lines.append([f"`{method}`", spread(short), spread(long), less(long, short), spread(best)])
+    for net in ("resnet18", "resnet34"):
+        for method in MAIN:
+            short, long = (last(rows, data, net, method) for data in ("digits", LONG))
+            best = {
+                row["seed"]: max(row["accuracy"])
+                for row in rows
+                if (row["data"], row["net"], row["method"]) == (LONG, net, method)
+            }
+            if long:
+                lines.append([net, f"`{method}`", spread(short), spread(long), less(long, short), spread(best)])
     return markdown(head, lines)
 
 
