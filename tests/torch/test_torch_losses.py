@@ -181,6 +181,19 @@ def test_branches_of_another_shape_are_refused():
         sbp_torch.ShortcutLoss()(ShortcutOutput(logits(2, 3), (logits(2, 1),)), LABELS, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("coefficient", "error", "message"),
+    [
+        (torch.ones(2), ValueError, r"coefficient must be a scalar, got shape \(2,\)"),
+        (float("nan"), ValueError, "coefficient must be finite"),
+        ("0.5", TypeError, "coefficient must be a real number"),
+    ],
+)
+def test_a_coefficient_that_is_no_finite_scalar_is_refused(coefficient, error, message):
+    with pytest.raises(error, match=message):
+        sbp_torch.ShortcutLoss()(ShortcutOutput(logits(2, 3), (logits(2, 3),)), LABELS, coefficient)
+
+
 def test_logits_of_another_rank_are_refused():
     with pytest.raises(ValueError, match=r"logits must have shape \(batch, classes\) with per_step=False"):
         sbp_torch.ShortcutLoss()(ShortcutOutput(logits(4, 2, 3), ()), LABELS, 1.0)
