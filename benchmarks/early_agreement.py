@@ -43,11 +43,9 @@ NEURONS = {
 def run(data, layers, name, seed):
     """Train a ResNet, from the usual start unless its name says: agreement after 60 steps, and the last accuracy."""
     source = open_data(data, os.environ.get("SBP_DATA"))
-    recipe = Recipe(net="resnet18", width=4, data=data, size=SIZES[data], time_steps=2, batch_size=32, seed=seed)
-    recipe, spec, _ = start(recipe, source)
-    recipe = recipe.replace(
-        method="vanilla", neuron=NEURONS[name], start="calibrated" if name == CALIBRATED else "default"
-    )
+    shown = {"data": data, "size": SIZES[data], "time_steps": 2, "batch_size": 32}
+    recipe, spec, _ = start(Recipe(net="resnet18", width=4, method="vanilla", seed=seed, **shown), source)
+    recipe = recipe.replace(neuron=NEURONS[name], start="calibrated" if name == CALIBRATED else "default")
     spec = spec.replace(depths=DEPTHS[layers], neuron=NEURONS[name])
     spec = at_identity(spec) if name == CALIBRATED else spec
     case = Case(recipe, spec, first_weights(recipe, spec, source))

@@ -66,7 +66,8 @@ def main():
             f"{100 * steps / EVERY:.2f} % of the training at one every {EVERY}",
             flush=True,
         )
-    ran = "_".join([given.backend, *([os.environ.get("KERAS_BACKEND", "")] if given.backend == "keras" else [])])
+    under = f"_{os.environ.get('KERAS_BACKEND', 'tensorflow')}" if given.backend == "keras" else ""
+    ran = given.backend + under
     content = {"backend": ran, "batch": given.batch, "cases": found}
     write(RESULTS / f"watch_cost_{ran}.json", content | {"versions": versions(), "machine": machine()})
 

@@ -158,18 +158,9 @@ def test_a_folder_that_holds_results_is_not_written_over(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(number, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", CODE, "compare", "--out", str(out), *TINY]
-    process = subprocess.Popen(
-        [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )
+    process = _comparing(out)
     try:
-        for line in process.stdout:
-            if line.startswith("vanilla, seed"):
-                break
+        _wait_for_the_first_run_of(process)
         # a terminal sends Ctrl-C to the whole group; a request to terminate goes to the one process
         if number == signal.SIGINT:
             os.killpg(process.pid, number)
@@ -192,25 +183,34 @@ def test_an_interrupt_keeps_the_finished_runs_and_leaves_no_process_behind(numbe
 
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     # no handler runs then, and idle workers would wait for their queue for ever
-    command = [sys.executable, "-c", CODE, "compare", "--out", str(tmp_path / "out"), *TINY]
-    process = subprocess.Popen(
-        [*command, "--seeds", "2000", "--epochs", "1", "--jobs", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-        env=os.environ | {"COLUMNS": "200"},
-    )
+    process = _comparing(tmp_path / "out", stderr=subprocess.DEVNULL)
     try:
-        for line in process.stdout:
-            if line.startswith("vanilla, seed"):
-                break
+        _wait_for_the_first_run_of(process)
         process.kill()
         process.wait(timeout=60)
         _wait_for_the_end_of(process.pid)
     finally:
         if _alive(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def _comparing(out, stderr=None):
+    """Start a comparison that lasts, in a group of processes of its own."""
+    many = ["--seeds", "2000", "--epochs", "1", "--jobs", "2"]
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, "compare", "--out", str(out), *TINY, *many],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+
+
+def _wait_for_the_first_run_of(process):
+    for line in process.stdout:
+        if line.startswith("vanilla, seed"):
+            break
 
 
 def _wait_for_the_end_of(group):
